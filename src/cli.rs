@@ -1,0 +1,168 @@
+//! The command line: commands and flags, each flag with its variable.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Options;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "freshcreds",
+    version,
+    about = "Keeps container-registry credentials fresh",
+    long_about = "Keeps container-registry credentials fresh.\n\n\
+        Fetches short-lived tokens of Amazon ECR and of Google's Container and Artifact Registry \
+        before they expire, writes them into docker's config.json atomically, and tells on an \
+        HTTP endpoint how fresh each of them is.",
+    after_long_help = EXAMPLES,
+    styles = STYLES,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What all commands share.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Keep the credentials of the named registries fresh until a signal ends it
+    ///
+    /// SIGTERM and SIGINT end it in order (a write under way is finished), a second one ends it
+    /// at once, and SIGHUP makes it fetch every credential now. Exits with 0 after an orderly
+    /// end, 1 if it ended otherwise, 2 if it could not start with these settings.
+    Run(Hosts),
+    /// Fetch and write every credential once, for an init container, cron or a systemd timer
+    ///
+    /// An issuer that fails for a passing reason is asked up to three times. Exits with 0 if
+    /// every credential is in every file, 1 if one is not, 2 if the settings are wrong.
+    Once(Hosts),
+    /// Ask the running daemon whether every credential is fresh; for HEALTHCHECK
+    ///
+    /// Prints what is wrong, if anything is. Exits with 0 if all is ready, 1 if something is
+    /// missing or stale or nobody answers, 2 if the settings are wrong.
+    Check,
+    /// Show what the running daemon knows: each registry's credential, each file
+    ///
+    /// Exits as `check` does.
+    Status(StatusArguments),
+}
+
+/// What is kept fresh.
+#[derive(Debug, Args)]
+pub struct Hosts {
+    /// Hosts of registries, as in 123456789012.dkr.ecr.eu-west-1.amazonaws.com or
+    /// europe-docker.pkg.dev; kind, account and region are read off the name. Those of the
+    /// settings file if there is none. In the variable, commas or blanks stand between them
+    #[arg(value_name = "HOST", env = "FRESHCREDS_REGISTRIES", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+}
+
+/// How to show the status.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Print what /status answers instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What all commands share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// A settings file (TOML)
+    #[arg(long, value_name = "FILE", env = "FRESHCREDS_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// A docker config.json or podman auth.json to keep fresh; can be given several times, in
+    /// the variable with commas [default: the file
+    /// that docker reads: config.json in the folder of `DOCKER_CONFIG`, else in ~/.docker]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FRESHCREDS_DOCKER_CONFIG",
+        value_delimiter = ',',
+        global = true
+    )]
+    pub docker_config: Vec<PathBuf>,
+
+    /// Where the health endpoint listens, or `off` [default: 127.0.0.1:8099]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FRESHCREDS_LISTEN", global = true)]
+    pub listen: Option<String>,
+
+    /// How to log, on standard error [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", env = "FRESHCREDS_LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+
+    /// What to log; the libraries that talk to the clouds never log [default: info]
+    #[arg(long, value_name = "LEVEL", env = "FRESHCREDS_LOG_LEVEL", global = true)]
+    pub log_level: Option<LogLevel>,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// From how important an event is on that it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Only what ends the program.
+    Error,
+    /// What needs attention.
+    Warn,
+    /// What was decided.
+    Info,
+    /// What happens in between.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Common {
+    /// What these flags say about the settings.
+    #[must_use]
+    pub fn options(&self, hosts: &[String]) -> Options {
+        let split = |text: &String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        Options {
+            listen: self.listen.clone(),
+            docker_config: self.docker_config.clone(),
+            registries: hosts.iter().flat_map(split).collect(),
+            docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Keep an ECR registry and Google's European one fresh in ~/.docker/config.json:
+    $ freshcreds run 123456789012.dkr.ecr.eu-west-1.amazonaws.com europe-docker.pkg.dev
+
+  Refresh once, from cron or before a build:
+    $ freshcreds once --config /etc/freshcreds/config.toml
+
+  Ask how the daemon is:
+    $ freshcreds status
+    $ curl http://127.0.0.1:8099/readyz
+
+Identities are found where the clouds' own tools find them: AWS_* variables, profiles, SSO, web
+identity, container and instance metadata; GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth
+application-default login`, the metadata server, gcloud.";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());

@@ -1,0 +1,109 @@
+use super::*;
+
+const ECR: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+
+fn options(hosts: &[&str]) -> Options {
+    Options {
+        docker_config: vec!["/somewhere/config.json".into()],
+        registries: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        ..Options::default()
+    }
+}
+
+fn file(text: &str) -> File {
+    toml::from_str(text).unwrap()
+}
+
+fn settings(hosts: &[&str], text: &str) -> Result<Settings, BadSettings> {
+    Settings::new(&options(hosts), &file(text))
+}
+
+fn hosts(settings: &Settings) -> Vec<&str> {
+    settings.registries.iter().map(|registry| registry.host.as_str()).collect()
+}
+
+#[test]
+fn hosts_alone_are_enough() {
+    let settings = settings(&[ECR, "gcr.io", ECR], "").unwrap();
+    assert_eq!(hosts(&settings), [ECR, "gcr.io"]);
+    assert_eq!(settings.listen, Some("127.0.0.1:8099".parse().unwrap()));
+    assert_eq!(settings.fetch_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn registries_that_can_share_a_credential_do() {
+    let other = "210987654321.dkr.ecr.eu-west-1.amazonaws.com";
+    let settings = settings(&[ECR, other, "gcr.io", "us-docker.pkg.dev"], "").unwrap();
+    let shared: Vec<usize> = settings.sources().values().map(Vec::len).collect();
+    assert_eq!(shared, [2, 2]);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let text = "listen = \"off\"\ndocker_config = [\"/file.json\"]\nregistries = [\"gcr.io\"]";
+    let from_file = Settings::new(&Options::default(), &file(text)).unwrap();
+    assert_eq!(from_file.listen, None);
+    assert_eq!(from_file.targets, [PathBuf::from("/file.json")]);
+    assert_eq!(hosts(&from_file), ["gcr.io"]);
+
+    let mut flags = options(&[ECR]);
+    flags.listen = Some("[::1]:1".to_owned());
+    let from_flags = Settings::new(&flags, &file(text)).unwrap();
+    assert_eq!(from_flags.listen, Some("[::1]:1".parse().unwrap()));
+    assert_eq!(from_flags.targets, [PathBuf::from("/somewhere/config.json")]);
+    assert_eq!(hosts(&from_flags), [ECR]);
+}
+
+#[test]
+fn a_table_says_what_the_name_does_not() {
+    let text = "[[registry]]\nhost = \"localhost:4566\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n\
+                [[registry]]\nhost = \"mirror.example\"\nkind = \"google\"\n";
+    let from_file = settings(&[], text).unwrap();
+    assert_eq!(hosts(&from_file), ["localhost:4566", "mirror.example"]);
+    assert_eq!(
+        from_file.registries[0].origin,
+        Origin::Ecr(EcrOrigin::of_region("eu-west-1").unwrap())
+    );
+    // A host that is named as an argument finds its table.
+    let named = settings(&["mirror.example"], text).unwrap();
+    assert_eq!(named.registries[0].origin, Origin::Google);
+}
+
+#[test]
+fn the_folder_of_docker_config_is_where_docker_reads() {
+    let mut options = options(&["gcr.io"]);
+    options.docker_config.clear();
+    options.docker_config_folder = Some("/var/run/docker".into());
+    let settings = Settings::new(&options, &File::default()).unwrap();
+    assert_eq!(settings.targets, [PathBuf::from("/var/run/docker/config.json")]);
+}
+
+#[test]
+fn what_cannot_be_used_says_what_to_do() {
+    let message = |hosts: &[&str], text: &str| settings(hosts, text).unwrap_err().to_string();
+    assert!(message(&[], "").contains("no registry is named"));
+    assert!(message(&["https://gcr.io"], "").contains("without a scheme"));
+    assert!(message(&["registry.example"], "").contains("[[registry]] table"));
+    assert!(message(&["public.ecr.aws"], "").contains("does not support"));
+    assert!(message(&["gcr.io"], "listen = \"8099\"").contains("ADDRESS:PORT"));
+    for timeout in ["0s", "6m", "30", "soon"] {
+        let text = format!("fetch_timeout = \"{timeout}\"");
+        assert!(message(&["gcr.io"], &text).contains("fetch_timeout"), "{timeout}");
+    }
+    let table = |rest: &str| message(&[], &format!("[[registry]]\nhost = \"a.example\"\n{rest}"));
+    assert!(table("kind = \"docker\"").contains("`ecr` or `google`"));
+    assert!(table("kind = \"ecr\"").contains("needs a `region`"));
+    assert!(
+        table("kind = \"ecr\"\nregion = \"eu west\"").contains("not the name of an AWS region")
+    );
+    assert!(table("kind = \"google\"\nregion = \"eu\"").contains("only means something"));
+    assert!(table("").contains("does not say what kind"));
+    assert!(
+        table("kind = \"google\"\n[[registry]]\nhost = \"A.example\"\nkind = \"google\"")
+            .contains("two [[registry]] tables")
+    );
+    let mut twice = options(&["gcr.io"]);
+    twice.docker_config.push("/somewhere/config.json".into());
+    let message = Settings::new(&twice, &File::default()).unwrap_err().to_string();
+    assert!(message.contains("named twice"), "{message}");
+}

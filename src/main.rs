@@ -1,0 +1,165 @@
+//! Parses, starts the log, loads the settings, runs, and exits: no logic.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use freshcreds::cli::{Cli, Command, Common, LogFormat, LogLevel};
+use freshcreds::clock::Clock;
+use freshcreds::config::{File, Settings, settings};
+use freshcreds::daemon::{self, DaemonError};
+use freshcreds::status::Report;
+use freshcreds::{http, log, table};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(code) => code,
+        Err(Failure { code, error }) => {
+            print(&mut io::stderr(), &format!("error: {error}"));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let common = &cli.common;
+    let file = match &common.config {
+        Some(path) => File::read(path).map_err(wrong)?,
+        None => File::default(),
+    };
+    start_log(common, &file)?;
+    // One provider for every TLS connection, whoever makes it. It is the first to
+    // be installed, so this cannot fail.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(KEEP_THREADS)
+        .build()
+        .map_err(failed)?;
+    let clock = Clock::system();
+    let result = runtime.block_on(async {
+        match &cli.command {
+            Command::Run(hosts) => {
+                let settings =
+                    Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
+                daemon::run(&settings, clock).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Once(hosts) => {
+                let settings =
+                    Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
+                let report = daemon::once(&settings, clock).await?;
+                Ok(tell_troubles(&report))
+            }
+            Command::Check => Ok(tell_troubles(&ask(common, &file).await?)),
+            Command::Status(arguments) => {
+                let report = ask(common, &file).await?;
+                let text = if arguments.json {
+                    serde_json::to_string_pretty(&report).map_err(failed)?
+                } else {
+                    table::table(&report)
+                };
+                print(&mut io::stdout(), text.trim_end());
+                Ok(code(&report))
+            }
+        }
+    });
+    // A write under way is finished.
+    runtime.shutdown_timeout(LAST_WRITE);
+    result
+}
+
+fn start_log(common: &Common, file: &File) -> Result<(), Failure> {
+    let format = match (common.log_format, file.log_format.as_deref()) {
+        (Some(format), _) => Some(format),
+        (None, Some(text)) => Some(value::<LogFormat>("log_format", text)?),
+        (None, None) => None,
+    };
+    let level = match (common.log_level, file.log_level.as_deref()) {
+        (Some(level), _) => level,
+        (None, Some(text)) => value::<LogLevel>("log_level", text)?,
+        (None, None) => LogLevel::Info,
+    };
+    log::start(format, level);
+    Ok(())
+}
+
+fn value<T: ValueEnum>(key: &str, text: &str) -> Result<T, Failure> {
+    T::from_str(text, false).map_err(|_| {
+        let names = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<_> = names.map(|value| format!("`{}`", value.get_name())).collect();
+        wrong(format!("`{key} = \"{text}\"` means nothing: write one of {}", names.join(", ")))
+    })
+}
+
+/// Asks the daemon that runs with the same settings.
+async fn ask(common: &Common, file: &File) -> Result<Report, Failure> {
+    let listen = settings::listen(&common.options(&[]), file).map_err(wrong)?;
+    let Some(address) = listen else {
+        return Err(wrong("with `listen` set to `off` there is nobody to ask"));
+    };
+    http::fetch(reachable(address)).await.map_err(failed)
+}
+
+/// Where to reach one that listens on every address.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        match address {
+            SocketAddr::V4(_) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            SocketAddr::V6(_) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        }
+    }
+    address
+}
+
+fn tell_troubles(report: &Report) -> ExitCode {
+    for sentence in &report.output {
+        print(&mut io::stderr(), sentence);
+    }
+    code(report)
+}
+
+fn code(report: &Report) -> ExitCode {
+    if report.is_ready() { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) }
+}
+
+/// A reader that went away is no failure of ours.
+fn print(stream: &mut impl Write, text: &str) {
+    let _ = writeln!(stream, "{text}");
+}
+
+/// Why there is no better exit code.
+struct Failure {
+    code: u8,
+    error: Box<dyn Error>,
+}
+
+fn wrong(error: impl Into<Box<dyn Error>>) -> Failure {
+    Failure { code: WRONG_USAGE, error: error.into() }
+}
+
+fn failed(error: impl Into<Box<dyn Error>>) -> Failure {
+    Failure { code: NOT_READY, error: error.into() }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        match error {
+            DaemonError::Listen { .. } => wrong(error),
+            _ => failed(error),
+        }
+    }
+}
+
+const NOT_READY: u8 = 1;
+
+/// As clap's.
+const WRONG_USAGE: u8 = 2;
+
+/// The threads that wait for the disk are gone soon, and do not wake an idle machine.
+const KEEP_THREADS: Duration = Duration::from_millis(100);
+
+const LAST_WRITE: Duration = Duration::from_secs(2);

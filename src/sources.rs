@@ -1,0 +1,376 @@
+//! Where credentials come from: one file for each kind of issuer.
+//!
+//! To add a source: put a file beside `ecr.rs` that parses its host names and
+//! implements [`Source`], give [`Origin`] a variant for what distinguishes two of
+//! its issuers, and follow the compiler through the `match`es in this file.
+
+mod ecr;
+mod google;
+
+use std::fmt;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use secrecy::SecretString;
+use thiserror::Error;
+
+pub use self::ecr::{BadRegion, EcrOrigin};
+use crate::clock::Clock;
+use crate::credential::{BadCredential, Credential, Lifetime, RegistryHost};
+use crate::schedule::Issuer;
+
+/// Mints credentials for every registry of one [`Origin`].
+pub trait Source: Send + Sync {
+    /// Asks for a credential, once, with the identity as it is now: key files
+    /// and tokens of the identity may have been rotated since the last time.
+    fn fetch(&self) -> Fetch<'_>;
+}
+
+/// A fetch under way.
+pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<Minted, FetchError>> + Send + 'a>>;
+
+/// What an issuer gave.
+#[derive(Debug)]
+pub struct Minted {
+    /// For all registries of the origin.
+    pub credential: Credential,
+    /// How this issuer behaves, which decides when to ask it again.
+    pub issuer: Issuer,
+    /// Who it was given to, in words that are no secret.
+    pub identity: String,
+}
+
+/// Everything that two registries must have in common to share a credential:
+/// one call is made for each origin, however many registries it has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A region of ECR, and which of its endpoints.
+    Ecr(EcrOrigin),
+    /// Google's Container and Artifact Registry; one token is good everywhere.
+    Google,
+}
+
+impl Origin {
+    /// Reads off a host name what it is.
+    ///
+    /// # Errors
+    ///
+    /// If the name does not say it, or says something that is not supported.
+    pub fn of(host: &RegistryHost) -> Result<Self, UnknownRegistry> {
+        if let Some(ecr) = EcrOrigin::of(host.name()) {
+            return Ok(Self::Ecr(ecr));
+        }
+        if google::is_google(host.name()) {
+            return Ok(Self::Google);
+        }
+        let known = KNOWN_BUT_UNSUPPORTED.iter().find(|(suffix, _)| {
+            let name = host.name();
+            name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))
+        });
+        Err(match known {
+            Some((_, what)) => UnknownRegistry::Unsupported { host: host.clone(), what },
+            None => UnknownRegistry::Unrecognised { host: host.clone() },
+        })
+    }
+
+    /// What is asked for credentials.
+    #[must_use]
+    pub fn source(&self, clock: Clock) -> Box<dyn Source> {
+        match self {
+            Self::Ecr(origin) => Box::new(ecr::Ecr::new(origin.clone(), clock)),
+            Self::Google => Box::new(google::Google::new(clock)),
+        }
+    }
+
+    /// The kind, as it is written in the settings file.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Ecr(_) => Kind::Ecr,
+            Self::Google => Kind::Google,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ecr(origin) => write!(formatter, "{origin}"),
+            Self::Google => formatter.write_str("google"),
+        }
+    }
+}
+
+/// The kinds of registry that are supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Amazon Elastic Container Registry, private.
+    Ecr,
+    /// Google Container Registry and Artifact Registry.
+    Google,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Ecr, Self::Google];
+
+    /// The word for it in settings, metrics and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ecr => "ecr",
+            Self::Google => "google",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        known.ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// A text that names no [`Kind`].
+#[derive(Debug, Error)]
+#[error("`{0}` is no kind of registry: write `ecr` or `google`")]
+pub struct UnknownKind(String);
+
+/// Why a host name alone does not do.
+#[derive(Debug, Error)]
+pub enum UnknownRegistry {
+    /// Nothing in the name says what it is.
+    #[error(
+        "the name `{host}` does not say what kind of registry it is: \
+         give it a [[registry]] table with a `kind` in the settings file"
+    )]
+    Unrecognised {
+        /// Which one.
+        host: RegistryHost,
+    },
+    /// The name says it, but there is no source for it.
+    #[error("`{host}` is {what}, which this version does not support")]
+    Unsupported {
+        /// Which one.
+        host: RegistryHost,
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+/// Why a fetch brought no credential. No text has a part of a secret in it.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// The machine has no identity that could be used.
+    #[error("no {cloud} credentials found: {detail}")]
+    NoCredentials {
+        /// Whose.
+        cloud: &'static str,
+        /// Where was looked.
+        detail: String,
+    },
+    /// The identity is set up in a way that cannot work.
+    #[error("the {cloud} credentials cannot be used: {detail}")]
+    BadCredentials {
+        /// Whose.
+        cloud: &'static str,
+        /// What is wrong with them.
+        detail: String,
+    },
+    /// The identity is known and may not.
+    #[error("{service} denied it: {detail}")]
+    Denied {
+        /// Who said no.
+        service: &'static str,
+        /// In the service's own words.
+        detail: String,
+    },
+    /// The service said no, and did not say whether for good.
+    #[error("{service} refused it: {detail}")]
+    Refused {
+        /// Who said no.
+        service: &'static str,
+        /// What is known.
+        detail: String,
+    },
+    /// Too many calls, from us or from others with the same account.
+    #[error("{service} throttles: {detail}")]
+    Throttled {
+        /// Who has had enough.
+        service: &'static str,
+        /// In the service's own words.
+        detail: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// The service failed on its side.
+    #[error("{service} failed: {detail}")]
+    Server {
+        /// Who.
+        service: &'static str,
+        /// In the service's own words.
+        detail: String,
+    },
+    /// No connection.
+    #[error("cannot reach {service}: {detail}")]
+    Unreachable {
+        /// Who.
+        service: &'static str,
+        /// What the network said.
+        detail: String,
+    },
+    /// No answer within the limit.
+    #[error("no answer within {}", humantime::format_duration(*limit))]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+    },
+    /// An answer that cannot be used.
+    #[error("{service} gave an answer that cannot be used: {detail}")]
+    BadAnswer {
+        /// Who.
+        service: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A token that no registry takes any more.
+    #[error(
+        "{service} gave a token that had expired already, at {}: \
+         check this machine's clock, and that the endpoint is the right one",
+        humantime::format_rfc3339_seconds(*expired)
+    )]
+    ExpiredAnswer {
+        /// Who.
+        service: &'static str,
+        /// When it had.
+        expired: SystemTime,
+    },
+}
+
+impl FetchError {
+    /// A short fixed word for logs, metrics and reports.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoCredentials { .. } => "no_credentials",
+            Self::BadCredentials { .. } => "bad_credentials",
+            Self::Denied { .. } => "denied",
+            Self::Refused { .. } => "refused",
+            Self::Throttled { .. } => "throttled",
+            Self::Server { .. } => "server_error",
+            Self::Unreachable { .. } => "unreachable",
+            Self::TimedOut { .. } => "timeout",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::ExpiredAnswer { .. } => "expired_answer",
+        }
+    }
+
+    /// Whether it will most likely be the same in a minute, unless a person does
+    /// something about it. It is still asked again, only more slowly.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::BadCredentials { .. })
+    }
+
+    /// When the service wants to be asked again, if it said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Makes a credential out of an issuer's answer, unless it is of no use.
+fn accept(
+    service: &'static str,
+    username: &str,
+    secret: SecretString,
+    life: Lifetime,
+) -> Result<Credential, FetchError> {
+    if life.is_over(life.issued()) {
+        return Err(FetchError::ExpiredAnswer { service, expired: life.expires() });
+    }
+    Credential::new(username, secret, life).map_err(|reason: BadCredential| FetchError::BadAnswer {
+        service,
+        detail: format!("the token is no credential: {reason}"),
+    })
+}
+
+/// The texts of an error and of its causes, without repeating what a cause says
+/// that its effect has said already.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What people will name, so that they are told rather than left guessing.
+const KNOWN_BUT_UNSUPPORTED: [(&str, &str); 10] = [
+    ("public.ecr.aws", "ECR Public"),
+    ("ecr-public.aws.com", "ECR Public"),
+    ("azurecr.io", "an Azure Container Registry"),
+    ("azurecr.cn", "an Azure Container Registry"),
+    ("azurecr.us", "an Azure Container Registry"),
+    ("azurecr.de", "an Azure Container Registry"),
+    ("ghcr.io", "GitHub's registry"),
+    ("docker.io", "Docker Hub"),
+    ("quay.io", "Quay"),
+    ("pkg.dev", "a Google Artifact Registry that is not for containers"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(host: &str) -> Result<Origin, UnknownRegistry> {
+        Origin::of(&host.parse().unwrap())
+    }
+
+    #[test]
+    fn registries_share_a_credential_where_kind_and_region_are_the_same() {
+        let one = origin("123456789012.dkr.ecr.eu-west-1.amazonaws.com").unwrap();
+        let other_account = origin("210987654321.dkr.ecr.eu-west-1.amazonaws.com").unwrap();
+        let other_region = origin("123456789012.dkr.ecr.eu-west-2.amazonaws.com").unwrap();
+        assert_eq!(one, other_account);
+        assert_ne!(one, other_region);
+        assert_eq!(origin("gcr.io").unwrap(), origin("europe-docker.pkg.dev").unwrap());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        for (host, what) in [
+            ("public.ecr.aws", "ECR Public"),
+            ("example.azurecr.io", "Azure"),
+            ("ghcr.io", "GitHub"),
+            ("europe-python.pkg.dev", "not for containers"),
+        ] {
+            let message = origin(host).unwrap_err().to_string();
+            assert!(message.contains(what), "{message}");
+            assert!(message.contains("does not support"), "{message}");
+        }
+        let message = origin("registry.example.com").unwrap_err().to_string();
+        assert!(message.contains("[[registry]] table"), "{message}");
+        assert!(origin("evilazurecr.io").unwrap_err().to_string().contains("does not say"));
+    }
+
+    #[test]
+    fn a_kind_is_written_as_it_is_shown() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.as_str().parse::<Kind>().unwrap(), kind);
+        }
+        assert!("gcr".parse::<Kind>().unwrap_err().to_string().contains("`ecr` or `google`"));
+    }
+}

@@ -1,0 +1,266 @@
+//! What is known about every registry and target: written by the loops, read by
+//! everyone else.
+//!
+//! Nothing here remembers that something is ready. Readiness is worked out from
+//! the clock and from what was last found in the targets, each time someone asks.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+pub use self::report::{Checks, CredentialReport, Report, TargetReport, Trouble, Verdict};
+use crate::clock::{Clock, SLICE};
+use crate::credential::{Lifetime, RegistryHost};
+use crate::metrics::Metrics;
+use crate::schedule::Next;
+use crate::sources::Origin;
+
+/// The one value that the loops write and everyone else reads.
+pub struct Status {
+    clock: Clock,
+    state: watch::Sender<State>,
+    /// The counters and histograms, for `/metrics`.
+    pub metrics: Metrics,
+    /// Changes when someone wants every target to look at its file again.
+    look_again: watch::Sender<()>,
+    pulses: Vec<Pulse>,
+}
+
+/// What the loops know. Each changes what is its own.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) registries: BTreeMap<RegistryHost, Registry>,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// What is known about a registry's credential.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    pub(crate) origin: Origin,
+    pub(crate) identity: Option<String>,
+    pub(crate) lifetime: Option<Lifetime>,
+    pub(crate) last_success: Option<SystemTime>,
+    pub(crate) last_attempt: Option<SystemTime>,
+    /// The last failure, until a fetch succeeds.
+    pub(crate) failing: Option<Failing>,
+    pub(crate) next: Option<Next>,
+}
+
+/// What is known about a target.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    /// When the file was last looked at, by the monotonic clock.
+    pub(crate) looked: Option<Duration>,
+    /// When it was last found to be as it should.
+    pub(crate) verified: Option<SystemTime>,
+    pub(crate) last_write: Option<SystemTime>,
+    /// What was found: for each host that has a credential, the expiry of the
+    /// one that stands in the file.
+    pub(crate) found: BTreeMap<RegistryHost, SystemTime>,
+    /// What makes a reader pass by what is in the file, and whose entry.
+    pub(crate) in_the_way: Vec<InTheWay>,
+    pub(crate) failing: Option<Failing>,
+}
+
+/// Something that makes a reader pass by an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InTheWay {
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
+    pub(crate) hidden: Vec<RegistryHost>,
+}
+
+/// A run of failures.
+#[derive(Clone, Debug)]
+pub(crate) struct Failing {
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
+    pub(crate) since: SystemTime,
+    pub(crate) count: u32,
+}
+
+impl Failing {
+    /// The run after one more failure.
+    pub(crate) fn after(
+        before: Option<&Self>,
+        now: SystemTime,
+        kind: &'static str,
+        message: String,
+    ) -> Self {
+        Self {
+            kind,
+            message,
+            since: before.map_or(now, |before| before.since),
+            count: before.map_or(1, |before| before.count.saturating_add(1)),
+        }
+    }
+}
+
+impl Status {
+    /// A status in which nothing is known yet but the names.
+    #[must_use]
+    pub fn new(
+        clock: Clock,
+        registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
+        targets: impl IntoIterator<Item = PathBuf>,
+    ) -> Self {
+        let registries = registries.into_iter().map(|(host, origin)| {
+            let registry = Registry {
+                origin,
+                identity: None,
+                lifetime: None,
+                last_success: None,
+                last_attempt: None,
+                failing: None,
+                next: None,
+            };
+            (host, registry)
+        });
+        let targets = targets.into_iter().map(|path| Target { path, ..Target::default() });
+        let state = State { registries: registries.collect(), targets: targets.collect() };
+        Self {
+            clock,
+            state: watch::Sender::new(state),
+            metrics: Metrics::new(),
+            look_again: watch::Sender::new(()),
+            pulses: Vec::new(),
+        }
+    }
+
+    /// Everything, as it is now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report::of(&self.state.borrow(), self.clock.now())
+    }
+
+    /// Everything, after each target has looked at its file.
+    ///
+    /// A look that is younger than a second will do, and a target that does not
+    /// answer within two is reported with the look that it had.
+    pub async fn fresh_report(&self) -> Report {
+        let now = self.clock.monotonic();
+        let is_fresh = |state: &State| {
+            state.targets.iter().all(|target| {
+                // By the monotonic clock: one that was set back would make an old
+                // look new.
+                target.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_LASTS)
+            })
+        };
+        if !is_fresh(&self.state.borrow()) {
+            let mut changes = self.state.subscribe();
+            self.look_again.send_replace(());
+            let wait = changes.wait_for(is_fresh);
+            drop(tokio::time::timeout(LOOK_LIMIT, wait).await);
+        }
+        self.report()
+    }
+
+    /// Whether every loop has turned lately. Nothing about a cloud or a disk
+    /// has a part in it.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let now = self.clock.monotonic();
+        self.pulses.iter().all(|pulse| now.saturating_sub(pulse.last()) < PULSE_LIMIT)
+    }
+
+    /// A new pulse for a loop that [`is_live`](Self::is_live) watches from now on.
+    pub fn pulse(&mut self) -> Pulse {
+        let pulse = Pulse { clock: self.clock, last: Arc::default() };
+        pulse.beat();
+        self.pulses.push(pulse.clone());
+        pulse
+    }
+
+    /// Changes what is known about a registry.
+    pub(crate) fn set_registry(&self, host: &RegistryHost, change: impl FnOnce(&mut Registry)) {
+        self.state.send_modify(|state| {
+            if let Some(registry) = state.registries.get_mut(host) {
+                change(registry);
+            }
+        });
+    }
+
+    /// Changes what is known about a target.
+    pub(crate) fn set_target(&self, index: usize, change: impl FnOnce(&mut Target)) {
+        self.state.send_modify(|state| {
+            if let Some(target) = state.targets.get_mut(index) {
+                change(target);
+            }
+        });
+    }
+
+    /// Changes when someone wants the targets to be looked at.
+    pub(crate) fn look_wanted(&self) -> watch::Receiver<()> {
+        self.look_again.subscribe()
+    }
+
+    /// What is known, for whoever has to read a part of it.
+    pub(crate) fn read<T>(&self, reader: impl FnOnce(&State) -> T) -> T {
+        reader(&self.state.borrow())
+    }
+
+    /// Waits until `condition` holds.
+    pub(crate) async fn wait_for(&self, mut condition: impl FnMut(&State) -> bool) {
+        let mut changes = self.state.subscribe();
+        // The sender is `self`, which outlives the wait.
+        drop(changes.wait_for(|state| condition(state)).await);
+    }
+}
+
+/// Beats whenever a loop turns.
+#[derive(Clone)]
+pub struct Pulse {
+    clock: Clock,
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// Runs a loop so that the pulse beats each time it is woken. A loop sleeps
+    /// in slices, so one that is well is woken at least once in each of them.
+    pub async fn watch<F: Future>(self, work: F) -> F::Output {
+        let mut watched = Watched { pulse: self, work: Box::pin(work) };
+        std::future::poll_fn(move |context| watched.poll(context)).await
+    }
+
+    fn beat(&self) {
+        let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Duration {
+        Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+struct Watched<F> {
+    pulse: Pulse,
+    work: Pin<Box<F>>,
+}
+
+impl<F: Future> Watched<F> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.pulse.beat();
+        self.work.as_mut().poll(context)
+    }
+}
+
+/// How old a look at a target may be for an answer to be true.
+const LOOK_LASTS: Duration = Duration::from_secs(1);
+
+/// How long an answer waits for a look.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// A loop that has not turned for this long hangs.
+const PULSE_LIMIT: Duration = SLICE.saturating_mul(3);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! What the status says at one moment, as `/status` answers it: the shape of
+//! <https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check-06>.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failing, Registry, State, Target};
+use crate::credential::RegistryHost;
+
+/// Everything that is known at one moment.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Report {
+    /// The whole: the worst of all registries and targets.
+    pub status: Verdict,
+    /// What is reported.
+    #[serde(rename = "serviceId")]
+    pub service_id: String,
+    /// Of this answer's form.
+    pub version: String,
+    /// Of the program.
+    #[serde(rename = "releaseId")]
+    pub release_id: String,
+    /// When it was so, in RFC 3339.
+    pub time: String,
+    /// What is wrong, a sentence each; empty if nothing is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+    /// Each registry's credential and each target.
+    pub checks: Checks,
+}
+
+/// The parts of a [`Report`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Checks {
+    /// By host.
+    #[serde(rename = "registry:credential")]
+    pub credentials: Vec<CredentialReport>,
+    /// In the order of the settings.
+    #[serde(rename = "target:file")]
+    pub targets: Vec<TargetReport>,
+}
+
+/// What is known about a registry's credential.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialReport {
+    /// The registry's host.
+    pub component_id: String,
+    /// Always `registry`.
+    pub component_type: String,
+    /// Fail without a valid credential in every target, warn if a renewal failed.
+    pub status: Verdict,
+    /// Seconds that the credential has left; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_value: Option<u64>,
+    /// Always `s`.
+    pub observed_unit: String,
+    /// Which source.
+    pub kind: String,
+    /// Which issuer, as settings and host name say it.
+    pub origin: String,
+    /// Whose credential it is, in words that are no secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// When it was issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued: Option<String>,
+    /// When it expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// When the issuer last gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<String>,
+    /// When the issuer was last asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<String>,
+    /// How many fetches have failed since then.
+    pub consecutive_failures: u32,
+    /// The last failure, until a fetch succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Trouble>,
+    /// When the issuer will be asked next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_refresh: Option<String>,
+    /// Why then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_refresh_reason: Option<String>,
+    /// Why it is not ready; absent if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+/// What is known about a target.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetReport {
+    /// The file's path.
+    pub component_id: String,
+    /// Always `target`.
+    pub component_type: String,
+    /// Fail if a credential is not where its reader will find it.
+    pub status: Verdict,
+    /// When the file was last found to be as it should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<String>,
+    /// When it was last written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_write: Option<String>,
+    /// The last failure, until a write or a look succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Trouble>,
+    /// What makes a reader pass by what is in the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_the_way: Vec<Trouble>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    /// A short fixed word.
+    pub kind: String,
+    /// A sentence for people.
+    pub message: String,
+    /// Since when it has been so, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// It works, and needs attention.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+impl Verdict {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+impl Report {
+    /// Whether every registry has a valid credential where its readers find it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status != Verdict::Fail
+    }
+
+    pub(super) fn of(state: &State, now: SystemTime) -> Self {
+        let credentials: Vec<_> = state
+            .registries
+            .iter()
+            .map(|(host, registry)| credential(host, registry, &state.targets, now))
+            .collect();
+        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state)).collect();
+        let worst = credentials
+            .iter()
+            .map(|check| check.status)
+            .chain(targets.iter().map(|check| check.status))
+            .max();
+        let output = credentials
+            .iter()
+            .filter_map(|check| {
+                let trouble = check.last_error.as_ref().map(|error| error.message.as_str());
+                let sentence = match (check.output.as_deref(), trouble) {
+                    (None, None) => return None,
+                    (Some(output), None) => output.to_owned(),
+                    (None, Some(trouble)) => format!("renewals fail: {trouble}"),
+                    (Some(output), Some(trouble)) => format!("{output} ({trouble})"),
+                };
+                Some(format!("{}: {sentence}", check.component_id))
+            })
+            .chain(targets.iter().flat_map(|check| {
+                check
+                    .last_error
+                    .iter()
+                    .chain(&check.in_the_way)
+                    .map(|trouble| format!("{}: {}", check.component_id, trouble.message))
+            }))
+            .collect();
+        Self {
+            status: worst.unwrap_or(Verdict::Fail),
+            service_id: env!("CARGO_PKG_NAME").to_owned(),
+            version: FORM_VERSION.to_owned(),
+            release_id: env!("CARGO_PKG_VERSION").to_owned(),
+            time: rfc3339(now),
+            output,
+            checks: Checks { credentials, targets },
+        }
+    }
+}
+
+/// Of the form of `/status`; a change that could break a reader raises it.
+const FORM_VERSION: &str = "1";
+
+fn credential(
+    host: &RegistryHost,
+    registry: &Registry,
+    targets: &[Target],
+    now: SystemTime,
+) -> CredentialReport {
+    let output = why_not_ready(host, registry, targets, now);
+    let status = match (&output, &registry.failing) {
+        (Some(_), _) => Verdict::Fail,
+        (None, Some(_)) => Verdict::Warn,
+        (None, None) => Verdict::Pass,
+    };
+    let life = registry.lifetime;
+    CredentialReport {
+        component_id: host.to_string(),
+        component_type: "registry".to_owned(),
+        status,
+        observed_value: life.map(|life| life.left(now).as_secs()),
+        observed_unit: "s".to_owned(),
+        kind: registry.origin.kind().as_str().to_owned(),
+        origin: registry.origin.to_string(),
+        identity: registry.identity.clone(),
+        issued: life.map(|life| rfc3339(life.issued())),
+        expires: life.map(|life| rfc3339(life.expires())),
+        last_success: registry.last_success.map(rfc3339),
+        last_attempt: registry.last_attempt.map(rfc3339),
+        consecutive_failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
+        last_error: registry.failing.as_ref().map(trouble),
+        next_refresh: registry.next.map(|next| rfc3339(next.at)),
+        next_refresh_reason: registry.next.map(|next| next.reason.to_string()),
+        output,
+    }
+}
+
+/// What keeps a client from using the credential of `host`, if anything does.
+///
+/// The times are those of the tokens that stand in the files, which need not be
+/// the ones that were fetched last.
+fn why_not_ready(
+    host: &RegistryHost,
+    registry: &Registry,
+    targets: &[Target],
+    now: SystemTime,
+) -> Option<String> {
+    let Some(life) = registry.lifetime else {
+        return Some("there is no credential yet".to_owned());
+    };
+    if life.is_over(now) {
+        let ago = now.duration_since(life.expires()).unwrap_or_default();
+        return Some(format!(
+            "the credential expired {} ago",
+            humantime::format_duration(Duration::from_secs(ago.as_secs()))
+        ));
+    }
+    targets.iter().find_map(|target| {
+        let path = target.path.display();
+        match target.found.get(host) {
+            None => Some(format!("it is not in {path}")),
+            Some(expires) if *expires <= now => Some(format!("the one in {path} has expired")),
+            Some(_) => target
+                .in_the_way
+                .iter()
+                .find(|obstacle| obstacle.hidden.contains(host))
+                .map(|obstacle| format!("docker passes by it in {path}: {}", obstacle.message)),
+        }
+    })
+}
+
+fn target(target: &Target, state: &State) -> TargetReport {
+    let is_in_vain = target.in_the_way.iter().any(|obstacle| !obstacle.hidden.is_empty());
+    let lacks_one = state
+        .registries
+        .iter()
+        .any(|(host, registry)| registry.lifetime.is_some() && !target.found.contains_key(host));
+    let status = if is_in_vain || lacks_one || target.looked.is_none() {
+        Verdict::Fail
+    } else if target.failing.is_some() {
+        Verdict::Warn
+    } else {
+        Verdict::Pass
+    };
+    TargetReport {
+        component_id: target.path.display().to_string(),
+        component_type: "target".to_owned(),
+        status,
+        verified: target.verified.map(rfc3339),
+        last_write: target.last_write.map(rfc3339),
+        last_error: target.failing.as_ref().map(trouble),
+        in_the_way: target
+            .in_the_way
+            .iter()
+            .map(|obstacle| Trouble {
+                kind: obstacle.kind.to_owned(),
+                message: obstacle.message.clone(),
+                since: None,
+            })
+            .collect(),
+    }
+}
+
+fn trouble(failing: &Failing) -> Trouble {
+    Trouble {
+        kind: failing.kind.to_owned(),
+        message: failing.message.clone(),
+        since: Some(rfc3339(failing.since)),
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
