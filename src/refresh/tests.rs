@@ -1,1 +1,262 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use secrecy::SecretString;
+
 use super::*;
+use crate::schedule::Issuer;
+use crate::sources::Fetch;
+
+type Script = Box<dyn FnMut(SystemTime) -> Result<Minted, FetchError> + Send>;
+
+/// An issuer in memory, which answers what the test makes up.
+struct Fake {
+    clock: Clock,
+    script: Mutex<Script>,
+    calls: Arc<Mutex<Vec<SystemTime>>>,
+}
+
+impl Source for Fake {
+    fn fetch(&self) -> Fetch<'_> {
+        Box::pin(async move {
+            let now = self.clock.now();
+            self.calls.lock().unwrap().push(now);
+            (self.script.lock().unwrap())(now)
+        })
+    }
+}
+
+/// An issuer that never answers.
+struct Silent;
+
+impl Source for Silent {
+    fn fetch(&self) -> Fetch<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+struct Bench {
+    clock: Clock,
+    status: Arc<Status>,
+    wanted: watch::Sender<Wanted>,
+    refresh: Refresh,
+    calls: Arc<Mutex<Vec<SystemTime>>>,
+}
+
+impl Bench {
+    fn new(script: impl FnMut(SystemTime) -> Result<Minted, FetchError> + Send + 'static) -> Self {
+        let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
+        let calls = Arc::default();
+        let script: Mutex<Script> = Mutex::new(Box::new(script));
+        let source = Fake { clock, script, calls: Arc::clone(&calls) };
+        Self::of(clock, Box::new(source), calls)
+    }
+
+    fn of(clock: Clock, source: Box<dyn Source>, calls: Arc<Mutex<Vec<SystemTime>>>) -> Self {
+        let status = Arc::new(Status::new(clock, [(host(), Origin::Google)], []));
+        let wanted = watch::Sender::new(Wanted::new());
+        let limit = Duration::from_secs(30);
+        let assignment = Assignment { origin: Origin::Google, hosts: vec![host()], source, limit };
+        let dice = fastrand::Rng::with_seed(7);
+        let refresh = Refresh::new(assignment, clock, Arc::clone(&status), wanted.clone(), dice);
+        Self { clock, status, wanted, refresh, calls }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    fn has_expired(&self) -> bool {
+        let now = self.clock.now();
+        self.wanted.borrow().get(&host()).is_none_or(|known| known.lifetime().is_over(now))
+    }
+}
+
+fn host() -> RegistryHost {
+    "gcr.io".parse().unwrap()
+}
+
+fn mint(word: &str, now: SystemTime, length: Duration, issuer: Issuer) -> Minted {
+    let life = Lifetime::new(now, now + length);
+    let credential = Credential::new("user", SecretString::from(word), life).unwrap();
+    Minted { credential, issuer, identity: "someone".to_owned() }
+}
+
+fn unreachable() -> FetchError {
+    FetchError::Unreachable { service: "Fake", detail: "down".to_owned() }
+}
+
+fn denied() -> FetchError {
+    FetchError::Denied { service: "Fake", detail: "no".to_owned() }
+}
+
+const TWELVE_HOURS: Duration = Duration::from_hours(12);
+
+/// Runs the loop for a week of simulated time and looks each minute whether the
+/// credential is good.
+async fn week(bench: Bench) -> (u64, usize) {
+    let (stop, (_ask, asked)) = (CancellationToken::new(), watch::channel(()));
+    let (clock, wanted, calls) = (bench.clock, bench.wanted.clone(), Arc::clone(&bench.calls));
+    let loops = tokio::spawn(bench.refresh.run(stop.clone(), asked));
+    clock.sleep(Duration::from_secs(5)).await;
+    let mut lapsed = 0;
+    for _ in 0..7 * 24 * 60 {
+        clock.sleep(Duration::from_mins(1)).await;
+        let now = clock.now();
+        lapsed += u64::from(
+            wanted.borrow().values().next().is_none_or(|one| one.lifetime().is_over(now)),
+        );
+    }
+    stop.cancel();
+    loops.await.unwrap();
+    let calls = calls.lock().unwrap().len();
+    (lapsed, calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_week_costs_four_calls_a_day() {
+    let mut serial = 0;
+    let bench = Bench::new(move |now| {
+        serial += 1;
+        Ok(mint(&format!("{serial}"), now, TWELVE_HOURS, Issuer::Minting))
+    });
+    let (lapsed, calls) = week(bench).await;
+    assert_eq!(lapsed, 0);
+    assert!((26..=32).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_never_lets_the_credential_lapse() {
+    // Two minutes in every six hours are all that the cloud can be reached.
+    let mut start = None;
+    let mut serial = 0;
+    let bench = Bench::new(move |now| {
+        let start = *start.get_or_insert(now);
+        let since = now.duration_since(start).unwrap().as_secs();
+        if since > 60 && since % (6 * 3600) > 120 {
+            return Err(unreachable());
+        }
+        serial += 1;
+        Ok(mint(&format!("{serial}"), now, TWELVE_HOURS, Issuer::Minting))
+    });
+    let (lapsed, calls) = week(bench).await;
+    assert_eq!(lapsed, 0);
+    assert!(calls < 7 * 24 * 60 * 3, "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caching_issuer_is_asked_in_its_tokens_last_minutes_and_never_lapses() {
+    // One token an hour; the next one comes four minutes before the end.
+    let mut held: VecDeque<(String, SystemTime)> = VecDeque::new();
+    let bench = Bench::new(move |now| {
+        let is_stale = held.back().is_none_or(|(_, expires)| {
+            expires.duration_since(now).unwrap_or_default() < Duration::from_mins(4)
+        });
+        if is_stale {
+            held.push_back((format!("{}", held.len()), now + Duration::from_hours(1)));
+        }
+        let (word, expires) = held.back().unwrap();
+        let left = expires.duration_since(now).unwrap();
+        Ok(mint(word, now, left, Issuer::Caching))
+    });
+    let (lapsed, calls) = week(bench).await;
+    assert_eq!(lapsed, 0);
+    // 56 minutes a token; a handful of looks at each.
+    assert!((180 * 2..180 * 7).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_an_outcome_of_its_own_and_writes_nothing() {
+    let start = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)).now();
+    let mut bench = Bench::new(move |now| {
+        let left = (start + Duration::from_hours(1)).duration_since(now).unwrap();
+        Ok(mint("same", now, left, Issuer::Caching))
+    });
+    bench.refresh.fetch().await.0.unwrap();
+    let mut changes = bench.wanted.subscribe();
+    bench.clock.sleep(Duration::from_mins(30)).await;
+    let (result, next) = bench.refresh.fetch().await;
+    result.unwrap();
+    assert!(!changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert_eq!(next.reason, Reason::LastMinutes);
+    let text = bench.status.metrics.text();
+    assert!(text.contains("outcome=\"same_token\"} 1"), "{text}");
+    assert!(text.contains("outcome=\"success\"} 1"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
+    let mut answers = VecDeque::from([true, false, false, true]);
+    let mut bench = Bench::new(move |now| {
+        if answers.pop_front().unwrap() {
+            Ok(mint("word", now, TWELVE_HOURS, Issuer::Minting))
+        } else {
+            Err(unreachable())
+        }
+    });
+    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch().await.0.unwrap_err();
+    bench.refresh.fetch().await.0.unwrap_err();
+    assert!(!bench.has_expired());
+    let check = bench.status.report().checks.credentials.remove(0);
+    assert_eq!(check.consecutive_failures, 2);
+    let error = check.last_error.unwrap();
+    assert_eq!(
+        (error.kind.as_str(), error.message.as_str()),
+        ("unreachable", "cannot reach Fake: down")
+    );
+    assert!(error.since.is_some());
+    assert!(check.next_refresh_reason.unwrap().contains("failed"));
+
+    bench.clock.sleep(Duration::from_secs(60)).await;
+    bench.refresh.fetch().await.0.unwrap();
+    let check = bench.status.report().checks.credentials.remove(0);
+    assert_eq!(check.consecutive_failures, 0);
+    assert!(check.last_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_issuer_is_given_up_after_the_limit() {
+    let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
+    let mut bench = Bench::of(clock, Box::new(Silent), Arc::default());
+    let (result, _) = bench.refresh.fetch().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), "timeout");
+    assert_eq!(error.to_string(), "no answer within 30s");
+    assert!(clock.monotonic() >= Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_tries_again_only_where_it_may_help() {
+    let mut bench = Bench::new(|_| Err(unreachable()));
+    bench.refresh.run_once(3).await.unwrap_err();
+    assert_eq!(bench.calls(), 3);
+
+    let mut bench = Bench::new(|_| Err(denied()));
+    bench.refresh.run_once(3).await.unwrap_err();
+    assert_eq!(bench.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_fetches_now_and_a_stop_ends_even_a_fetch_under_way() {
+    let bench = Bench::new(|now| Ok(mint("word", now, TWELVE_HOURS, Issuer::Minting)));
+    let (stop, (ask, asked)) = (CancellationToken::new(), watch::channel(()));
+    let (clock, calls) = (bench.clock, Arc::clone(&bench.calls));
+    let loops = tokio::spawn(bench.refresh.run(stop.clone(), asked));
+    clock.sleep(Duration::from_secs(1)).await;
+    assert_eq!(calls.lock().unwrap().len(), 1);
+    ask.send_replace(());
+    clock.sleep(Duration::from_secs(1)).await;
+    assert_eq!(calls.lock().unwrap().len(), 2);
+    stop.cancel();
+    loops.await.unwrap();
+
+    let silent = Bench::of(clock, Box::new(Silent), Arc::default());
+    let (stop, (_ask, asked)) = (CancellationToken::new(), watch::channel(()));
+    let loops = tokio::spawn(silent.refresh.run(stop.clone(), asked));
+    clock.sleep(Duration::from_secs(1)).await;
+    stop.cancel();
+    loops.await.unwrap();
+}
