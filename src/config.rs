@@ -1,6 +1,6 @@
 //! The settings: flags win over the environment, the environment over the file.
 //!
-//! [`file`] is what was written, with every field optional; [`settings`] is what
+//! [`file`](mod@file) is what was written, with every field optional; [`settings`] is what
 //! it means, with every default applied and every text parsed. Nothing else sees
 //! the former.
 

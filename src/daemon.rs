@@ -24,7 +24,7 @@ use crate::targets::Target;
 /// # Errors
 ///
 /// If it cannot start, or if one of its tasks ends by itself.
-pub async fn run(settings: &Settings, clock: Clock) -> Result<(), DaemonError> {
+pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let bound = match settings.listen {
         Some(address) => Some(
@@ -51,6 +51,7 @@ pub async fn run(settings: &Settings, clock: Clock) -> Result<(), DaemonError> {
     let mut fetching = JoinSet::new();
     let mut writing = JoinSet::new();
     let stop_writing = CancellationToken::new();
+    let ticking = tokio::spawn(clock.clone().tick());
     let mut pulses = pulses.into_iter();
     for (refresh, pulse) in parts.refreshes.into_iter().zip(&mut pulses) {
         fetching.spawn(pulse.watch(refresh.run(stop.clone(), asked.clone())));
@@ -101,6 +102,7 @@ pub async fn run(settings: &Settings, clock: Clock) -> Result<(), DaemonError> {
             return Err(DaemonError::StoppedAtOnce);
         }
     }
+    ticking.abort();
     info!("stopped");
     if ended_by_itself { Err(DaemonError::TaskEnded) } else { Ok(()) }
 }
@@ -110,7 +112,7 @@ pub async fn run(settings: &Settings, clock: Clock) -> Result<(), DaemonError> {
 /// # Errors
 ///
 /// If it is stopped by a signal.
-pub async fn once(settings: &Settings, clock: Clock) -> Result<Report, DaemonError> {
+pub async fn once(settings: &Settings, clock: &Clock) -> Result<Report, DaemonError> {
     let mut signals = Signals::new()?;
     let parts = Parts::build(settings, clock, Arc::new(new_status(settings, clock)));
     let status = Arc::clone(&parts.status);
@@ -167,29 +169,35 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(settings: &Settings, clock: Clock, status: Arc<Status>) -> Self {
+    fn build(settings: &Settings, clock: &Clock, status: Arc<Status>) -> Self {
         let wanted = watch::Sender::new(Wanted::new());
         let mut dice = fastrand::Rng::new();
         let refreshes = settings.sources().into_iter().map(|(origin, hosts)| {
             let source = origin.source(clock);
             let limit = settings.fetch_timeout;
             let assignment = Assignment { origin, hosts, source, limit };
-            Refresh::new(assignment, clock, Arc::clone(&status), wanted.clone(), dice.fork())
+            Refresh::new(
+                assignment,
+                clock.clone(),
+                Arc::clone(&status),
+                wanted.clone(),
+                dice.fork(),
+            )
         });
         let refreshes = refreshes.collect();
         let targets = settings.targets.iter().enumerate().map(|(index, path)| {
             let (path, wanted) = (path.clone(), wanted.subscribe());
-            Target::new(index, path, clock, Arc::clone(&status), wanted, dice.fork())
+            Target::new(index, path, clock.clone(), Arc::clone(&status), wanted, dice.fork())
         });
         let targets = targets.collect();
         Self { status, refreshes, targets }
     }
 }
 
-fn new_status(settings: &Settings, clock: Clock) -> Status {
+fn new_status(settings: &Settings, clock: &Clock) -> Status {
     let registries =
         settings.registries.iter().map(|registry| (registry.host.clone(), registry.origin.clone()));
-    Status::new(clock, registries, settings.targets.iter().cloned())
+    Status::new(clock.clone(), registries, settings.targets.iter().cloned())
 }
 
 /// Waits until each registry was asked, and each target was looked at after that.

@@ -45,13 +45,13 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             Command::Run(hosts) => {
                 let settings =
                     Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
-                daemon::run(&settings, clock).await?;
+                daemon::run(&settings, &clock).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Once(hosts) => {
                 let settings =
                     Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
-                let report = daemon::once(&settings, clock).await?;
+                let report = daemon::once(&settings, &clock).await?;
                 Ok(tell_troubles(&report))
             }
             Command::Check => Ok(tell_troubles(&ask(common, &file).await?)),
@@ -159,7 +159,7 @@ const NOT_READY: u8 = 1;
 /// As clap's.
 const WRONG_USAGE: u8 = 2;
 
-/// The threads that wait for the disk are gone soon, and do not wake an idle machine.
-const KEEP_THREADS: Duration = Duration::from_millis(100);
+/// A thread that waited for the disk ends when it is done: an idle daemon has none.
+const KEEP_THREADS: Duration = Duration::ZERO;
 
 const LAST_WRITE: Duration = Duration::from_secs(2);

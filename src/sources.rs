@@ -76,10 +76,10 @@ impl Origin {
 
     /// What is asked for credentials.
     #[must_use]
-    pub fn source(&self, clock: Clock) -> Box<dyn Source> {
+    pub fn source(&self, clock: &Clock) -> Box<dyn Source> {
         match self {
-            Self::Ecr(origin) => Box::new(ecr::Ecr::new(origin.clone(), clock)),
-            Self::Google => Box::new(google::Google::new(clock)),
+            Self::Ecr(origin) => Box::new(ecr::Ecr::new(origin.clone(), clock.clone())),
+            Self::Google => Box::new(google::Google::new(clock.clone())),
         }
     }
 

@@ -174,7 +174,7 @@ impl Status {
 
     /// A new pulse for a loop that [`is_live`](Self::is_live) watches from now on.
     pub fn pulse(&mut self) -> Pulse {
-        let pulse = Pulse { clock: self.clock, last: Arc::default() };
+        let pulse = Pulse { clock: self.clock.clone(), last: Arc::default() };
         pulse.beat();
         self.pulses.push(pulse.clone());
         pulse

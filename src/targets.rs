@@ -1,7 +1,7 @@
 //! Where credentials go: the loop of one docker `config.json` (or podman
 //! `auth.json`, which has the same form).
 //!
-//! [`document`] knows the text, [`file`] replaces the file, and this loop makes
+//! [`document`] knows the text, [`file`](mod@file) replaces the file, and this loop makes
 //! the one hold what it should, looks whether it still does, and says so.
 
 pub mod document;
@@ -106,7 +106,7 @@ impl Target {
             written: self.written.clone(),
             seen: self.seen.take(),
             may_write,
-            clock: self.clock,
+            clock: self.clock.clone(),
         };
         let looked = self.clock.monotonic();
         // The disk may take its time; the other loops must not wait for it.

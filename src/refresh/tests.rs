@@ -49,17 +49,18 @@ impl Bench {
         let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
         let calls = Arc::default();
         let script: Mutex<Script> = Mutex::new(Box::new(script));
-        let source = Fake { clock, script, calls: Arc::clone(&calls) };
+        let source = Fake { clock: clock.clone(), script, calls: Arc::clone(&calls) };
         Self::of(clock, Box::new(source), calls)
     }
 
     fn of(clock: Clock, source: Box<dyn Source>, calls: Arc<Mutex<Vec<SystemTime>>>) -> Self {
-        let status = Arc::new(Status::new(clock, [(host(), Origin::Google)], []));
+        let status = Arc::new(Status::new(clock.clone(), [(host(), Origin::Google)], []));
         let wanted = watch::Sender::new(Wanted::new());
         let limit = Duration::from_secs(30);
         let assignment = Assignment { origin: Origin::Google, hosts: vec![host()], source, limit };
         let dice = fastrand::Rng::with_seed(7);
-        let refresh = Refresh::new(assignment, clock, Arc::clone(&status), wanted.clone(), dice);
+        let refresh =
+            Refresh::new(assignment, clock.clone(), Arc::clone(&status), wanted.clone(), dice);
         Self { clock, status, wanted, refresh, calls }
     }
 
@@ -97,7 +98,8 @@ const TWELVE_HOURS: Duration = Duration::from_hours(12);
 /// credential is good.
 async fn week(bench: Bench) -> (u64, usize) {
     let (stop, (_ask, asked)) = (CancellationToken::new(), watch::channel(()));
-    let (clock, wanted, calls) = (bench.clock, bench.wanted.clone(), Arc::clone(&bench.calls));
+    let (clock, wanted, calls) =
+        (bench.clock.clone(), bench.wanted.clone(), Arc::clone(&bench.calls));
     let loops = tokio::spawn(bench.refresh.run(stop.clone(), asked));
     clock.sleep(Duration::from_secs(5)).await;
     let mut lapsed = 0;
@@ -220,7 +222,7 @@ async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_issuer_is_given_up_after_the_limit() {
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
-    let mut bench = Bench::of(clock, Box::new(Silent), Arc::default());
+    let mut bench = Bench::of(clock.clone(), Box::new(Silent), Arc::default());
     let (result, _) = bench.refresh.fetch().await;
     let error = result.unwrap_err();
     assert_eq!(error.kind(), "timeout");
@@ -243,7 +245,7 @@ async fn once_tries_again_only_where_it_may_help() {
 async fn a_signal_fetches_now_and_a_stop_ends_even_a_fetch_under_way() {
     let bench = Bench::new(|now| Ok(mint("word", now, TWELVE_HOURS, Issuer::Minting)));
     let (stop, (ask, asked)) = (CancellationToken::new(), watch::channel(()));
-    let (clock, calls) = (bench.clock, Arc::clone(&bench.calls));
+    let (clock, calls) = (bench.clock.clone(), Arc::clone(&bench.calls));
     let loops = tokio::spawn(bench.refresh.run(stop.clone(), asked));
     clock.sleep(Duration::from_secs(1)).await;
     assert_eq!(calls.lock().unwrap().len(), 1);
@@ -253,7 +255,7 @@ async fn a_signal_fetches_now_and_a_stop_ends_even_a_fetch_under_way() {
     stop.cancel();
     loops.await.unwrap();
 
-    let silent = Bench::of(clock, Box::new(Silent), Arc::default());
+    let silent = Bench::of(clock.clone(), Box::new(Silent), Arc::default());
     let (stop, (_ask, asked)) = (CancellationToken::new(), watch::channel(()));
     let loops = tokio::spawn(silent.refresh.run(stop.clone(), asked));
     clock.sleep(Duration::from_secs(1)).await;

@@ -8,7 +8,7 @@ fn host(text: &str) -> RegistryHost {
 /// One registry, one target, and a simulated clock.
 fn status() -> Status {
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
-    Status::new(clock, [(host("gcr.io"), Origin::Google)], [PathBuf::from("/config.json")])
+    Status::new(clock.clone(), [(host("gcr.io"), Origin::Google)], [PathBuf::from("/config.json")])
 }
 
 /// A token that was fetched and stands in the file.
@@ -122,12 +122,18 @@ async fn a_target_that_does_not_answer_does_not_hold_up_an_answer() {
 async fn a_loop_that_hangs_is_noticed_and_one_that_only_waits_is_not() {
     let mut status = status();
     let (good, bad) = (status.pulse(), status.pulse());
-    let clock = status.clock;
-    let good = tokio::spawn(good.watch(async move { clock.sleep(HOUR * 10).await }));
+    let clock = status.clock.clone();
+    let good = tokio::spawn(good.watch({
+        let clock = clock.clone();
+        async move { clock.sleep(HOUR * 10).await }
+    }));
     clock.sleep(HOUR).await;
     assert!(!status.is_live(), "the second loop never turns");
 
-    let bad = tokio::spawn(bad.watch(async move { clock.sleep(HOUR * 10).await }));
+    let bad = tokio::spawn(bad.watch({
+        let clock = clock.clone();
+        async move { clock.sleep(HOUR * 10).await }
+    }));
     clock.sleep(HOUR).await;
     assert!(status.is_live());
     good.abort();

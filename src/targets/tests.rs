@@ -34,10 +34,11 @@ impl Bench {
         // Real time, since files have real time stamps.
         let clock = Clock::system();
         let registries = [(host(), Origin::Google)];
-        let status = Arc::new(Status::new(clock, registries, [path.clone()]));
+        let status = Arc::new(Status::new(clock.clone(), registries, [path.clone()]));
         let wanted = watch::Sender::new(Wanted::new());
         let dice = fastrand::Rng::with_seed(7);
-        let target = Target::new(0, path, clock, Arc::clone(&status), wanted.subscribe(), dice);
+        let target =
+            Target::new(0, path, clock.clone(), Arc::clone(&status), wanted.subscribe(), dice);
         Self { folder, status, wanted, target, clock }
     }
 
