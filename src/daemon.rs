@@ -97,7 +97,7 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
     tokio::select! {
         biased;
         () = orderly => {}
-        Received::Stop(name) = signals.next() => {
+        name = signals.stopped() => {
             error!(signal = name, "stopping at once");
             return Err(DaemonError::StoppedAtOnce);
         }
@@ -130,7 +130,7 @@ pub async fn once(settings: &Settings, clock: &Clock) -> Result<Report, DaemonEr
     };
     tokio::select! {
         () = pass => Ok(status.report()),
-        () = signals.stopped() => Err(DaemonError::StoppedAtOnce),
+        _ = signals.stopped() => Err(DaemonError::Interrupted),
     }
 }
 
@@ -151,8 +151,11 @@ pub enum DaemonError {
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(#[from] std::io::Error),
-    /// A signal came while there was work under way, or a second one.
+    /// A signal came before all was done; a write under way may be finished.
     #[error("stopped by a signal before it was done")]
+    Interrupted,
+    /// A second signal came, and nothing is to be waited for.
+    #[error("stopped at once by a second signal")]
     StoppedAtOnce,
     /// No task should.
     #[error("a part of the daemon ended by itself; this is a defect, please report it")]
@@ -244,7 +247,11 @@ impl Signals {
         }
     }
 
-    async fn stopped(&mut self) {
-        while let Received::FetchNow = self.next().await {}
+    async fn stopped(&mut self) -> &'static str {
+        loop {
+            if let Received::Stop(name) = self.next().await {
+                return name;
+            }
+        }
     }
 }

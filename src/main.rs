@@ -17,7 +17,7 @@ use freshcreds::{http, log, table};
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(code) => code,
-        Err(Failure { code, error }) => {
+        Err(Failure { code, error, .. }) => {
             print(&mut io::stderr(), &format!("error: {error}"));
             ExitCode::from(code)
         }
@@ -40,7 +40,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         .build()
         .map_err(failed)?;
     let clock = Clock::system();
-    let result = runtime.block_on(async {
+    let result: Result<ExitCode, Failure> = runtime.block_on(async {
         match &cli.command {
             Command::Run(hosts) => {
                 let settings =
@@ -67,8 +67,12 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             }
         }
     });
-    // A write under way is finished.
-    runtime.shutdown_timeout(LAST_WRITE);
+    if result.as_ref().is_err_and(|failure| failure.is_urgent) {
+        runtime.shutdown_background();
+    } else {
+        // A write under way is finished.
+        runtime.shutdown_timeout(LAST_WRITE);
+    }
     result
 }
 
@@ -134,21 +138,24 @@ fn print(stream: &mut impl Write, text: &str) {
 /// Why there is no better exit code.
 struct Failure {
     code: u8,
+    /// Nothing is to be waited for.
+    is_urgent: bool,
     error: Box<dyn Error>,
 }
 
 fn wrong(error: impl Into<Box<dyn Error>>) -> Failure {
-    Failure { code: WRONG_USAGE, error: error.into() }
+    Failure { code: WRONG_USAGE, is_urgent: false, error: error.into() }
 }
 
 fn failed(error: impl Into<Box<dyn Error>>) -> Failure {
-    Failure { code: NOT_READY, error: error.into() }
+    Failure { code: NOT_READY, is_urgent: false, error: error.into() }
 }
 
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match error {
             DaemonError::Listen { .. } => wrong(error),
+            DaemonError::StoppedAtOnce => Self { is_urgent: true, ..failed(error) },
             _ => failed(error),
         }
     }

@@ -285,14 +285,16 @@ impl FetchError {
     }
 }
 
-/// Makes a credential out of an issuer's answer, unless it is of no use.
+/// Makes a credential out of an issuer's answer that came at `now`, unless it is
+/// of no use.
 fn accept(
     service: &'static str,
     username: &str,
     secret: SecretString,
     life: Lifetime,
+    now: SystemTime,
 ) -> Result<Credential, FetchError> {
-    if life.is_over(life.issued()) {
+    if life.is_over(now) {
         return Err(FetchError::ExpiredAnswer { service, expired: life.expires() });
     }
     Credential::new(username, secret, life).map_err(|reason: BadCredential| FetchError::BadAnswer {

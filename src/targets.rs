@@ -417,7 +417,7 @@ pub fn default_docker_config(docker_config: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// How often the file is looked at when nobody asks.
-const CHECK_EVERY: Duration = crate::clock::SLICE;
+const CHECK_EVERY: Duration = Duration::from_mins(2);
 
 /// How long to wait for further credentials that come at the same moment.
 const COALESCE: Duration = Duration::from_millis(20);

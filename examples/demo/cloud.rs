@@ -219,7 +219,7 @@ impl Cloud {
     }
 
     /// Writes the service account's key, for `GOOGLE_APPLICATION_CREDENTIALS`.
-    /// Only the owner may read it. A file that is there is overwritten.
+    /// Only the owner may read it. A file that is there is replaced.
     pub(crate) fn write_service_account_key(&self, path: &Path) -> Result<()> {
         self.google.write_key(path)
     }

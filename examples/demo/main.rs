@@ -74,6 +74,8 @@ struct Demo {
     daemon: Daemon,
     started: Instant,
     config: PathBuf,
+    /// The mode that it had at first.
+    mode: u32,
     ecr: Watched,
     google: Watched,
     /// What `status` printed, to be searched for secrets.
@@ -109,6 +111,8 @@ impl Demo {
         write(&config, CONFIG_MODE, FOREIGN_CONFIG)?;
         let key = home.join("service-account.json");
         cloud.write_service_account_key(&key)?;
+        // What is left of the mode that was asked for is the umask's doing.
+        let mode = mode_of(&config)?;
         let settings = home.join("freshcreds.toml");
         write(&settings, 0o644, &settings_text(&config, &cloud))?;
         let daemon = Daemon::start(program, &settings, home, cloud.environment(&key)).await?;
@@ -117,6 +121,7 @@ impl Demo {
             daemon,
             started: Instant::now(),
             config,
+            mode,
             ecr: Watched { name: "ECR", ..Watched::default() },
             google: Watched { name: "Google", ..Watched::default() },
             shown: String::new(),
@@ -215,10 +220,9 @@ impl Demo {
             ));
         }
         let text = fs::read_to_string(&self.config)?;
-        let mode = fs::metadata(&self.config)?.permissions().mode() & 0o7777;
         proof.push((
-            has_all_of(&text, FOREIGN_CONFIG) && mode == CONFIG_MODE,
-            "config.json: whatever was there before is there still, byte for byte".to_owned(),
+            has_all_of(&text, FOREIGN_CONFIG) && mode_of(&self.config)? == self.mode,
+            "config.json: what others had in it is there byte for byte, and its mode".to_owned(),
         ));
         let leak = cloud.leak_in(log.as_bytes()).or_else(|| cloud.leak_in(self.shown.as_bytes()));
         proof.push((
@@ -319,6 +323,10 @@ host = "{google}"
 kind = "google"
 "#
     )
+}
+
+fn mode_of(path: &Path) -> Result<u32> {
+    Ok(fs::metadata(path)?.permissions().mode())
 }
 
 fn write(path: &Path, mode: u32, text: &str) -> Result<()> {

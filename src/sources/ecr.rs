@@ -124,7 +124,7 @@ impl Ecr {
             .and_then(|data| data.into_iter().next())
             .ok_or_else(|| bad_answer("it has no token in it"))?;
         let (secret, life) = read_token(data, asked)?;
-        let credential = accept(SERVICE, USERNAME, secret, life)?;
+        let credential = accept(SERVICE, USERNAME, secret, life, self.clock.now())?;
         Ok(Minted { credential, issuer: Issuer::Minting, identity })
     }
 }
@@ -235,7 +235,11 @@ fn explain(error: &SdkError<GetAuthorizationTokenError>) -> FetchError {
         }
         SdkError::DispatchFailure(failure) => FetchError::Unreachable {
             service,
-            detail: failure.as_connector_error().map_or_else(String::new, |error| chain(error)),
+            detail: failure.as_connector_error().map_or_else(String::new, |error| {
+                // The SDK's own word for what it has no word for.
+                let words = chain(error);
+                words.strip_prefix("other: ").map_or_else(|| words.clone(), str::to_owned)
+            }),
         },
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,6 +22,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use serde::Deserialize;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use super::http::{self, Response, Service};
 use super::issuer::{Issuer, random_text};
@@ -65,14 +65,11 @@ impl Google {
             "client_id": "100000000000000000000",
             "token_uri": self.token_uri,
         });
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut at| at.write_all(format!("{file:#}\n").as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))
+        // It is private from the start, and nobody finds half of it.
+        let mut temporary = NamedTempFile::new_in(path.parent().context("a file has a folder")?)?;
+        temporary.write_all(format!("{file:#}\n").as_bytes())?;
+        temporary.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
     }
 
     pub(super) fn rotate_key(&self) -> Result<()> {

@@ -94,7 +94,7 @@ fn an_answer_that_cannot_be_used_says_why_and_never_what_it_was() {
 fn a_token_that_has_expired_already_is_an_error_of_its_own() {
     let token = STANDARD.encode("AWS:word");
     let (secret, life) = read_token(answer(Some(&token), Some(1_420_070_400)), asked()).unwrap();
-    let error = accept(SERVICE, USERNAME, secret, life).unwrap_err();
+    let error = accept(SERVICE, USERNAME, secret, life, asked()).unwrap_err();
     assert_eq!(error.kind(), "expired_answer");
     assert!(error.to_string().contains("2015-01-01T00:00:00Z"), "{error}");
     assert!(error.to_string().contains("clock"), "{error}");

@@ -1,0 +1,13 @@
+//! The built program, from outside: real time, real files, real sockets, and
+//! real clients where it is about clients.
+
+#[expect(dead_code, reason = "shared with the demo, which uses other parts of it")]
+#[path = "../../examples/demo/cloud.rs"]
+mod cloud;
+
+mod bad_input;
+mod identities;
+mod life;
+mod machine;
+mod readers;
+mod settings;

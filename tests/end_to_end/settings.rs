@@ -1,0 +1,163 @@
+//! Settings, wrong and right, and the commands that people type.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use freshcreds::status::Verdict as Health;
+
+use crate::cloud::Options;
+use crate::machine::{Machine, ended_with, pause, put, run};
+
+#[tokio::test]
+async fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() -> Result<()> {
+    let machine = Machine::new()?;
+    let path = machine.home().join("bad.toml");
+    put(&path, "log_format = \"json\"\nlisten_adress = \"off\"\n")?;
+    let path = path.to_string_lossy().into_owned();
+    let done = machine.freshcreds(&["once", "--config", &path, "gcr.io"]).await?;
+    ended_with(&done, 2)?;
+    for words in [path.as_str(), "line 2", "listen_adress", "did you mean `listen`?"] {
+        assert!(done.stderr.contains(words), "{words} is not in {}", done.stderr);
+    }
+    assert!(done.stdout.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2_and_says_what_to_do() -> Result<()> {
+    let machine = Machine::new()?;
+    for (arguments, words) in [
+        (&["once"][..], "no registry is named"),
+        (&["once", "https://gcr.io"], "without a scheme"),
+        (&["once", "registry.example.com"], "[[registry]] table"),
+        (&["once", "public.ecr.aws"], "which this version does not support"),
+        (&["run", "--listen", "8099", "gcr.io"], "write ADDRESS:PORT"),
+        (&["once", "--config", "/nowhere.toml"], "cannot read the settings file /nowhere.toml"),
+        (&["check", "--listen", "off"], "there is nobody to ask"),
+        (&["frobnicate"], "unrecognized subcommand"),
+        (&["once", "--log-format", "xml"], "text, json"),
+        (&[], "Usage: freshcreds"),
+    ] {
+        let done = machine.freshcreds(arguments).await?;
+        ended_with(&done, 2)?;
+        assert!(done.stderr.contains(words), "{arguments:?}: {}", done.stderr);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_and_status_say_how_the_daemon_is() -> Result<()> {
+    let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    let daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    let listen = daemon.address().to_string();
+
+    let done = machine.freshcreds(&["check", "--listen", &listen]).await?;
+    ended_with(&done, 0)?;
+    assert!(done.stdout.is_empty() && done.stderr.is_empty());
+
+    let done = machine.freshcreds(&["status", "--listen", &listen]).await?;
+    ended_with(&done, 0)?;
+    for words in ["REGISTRY", cloud.ecr_registry().host(), "ecr", "██████████", "11h 59m", "pass"]
+    {
+        assert!(done.stdout.contains(words), "{words} is not in\n{}", done.stdout);
+    }
+
+    let done = machine.freshcreds(&["status", "--json", "--listen", &listen]).await?;
+    ended_with(&done, 0)?;
+    let status: serde_json::Value = serde_json::from_str(&done.stdout)?;
+    assert_eq!(status["status"], "pass");
+    assert_eq!(cloud.leak_in(done.stdout.as_bytes()), None);
+
+    put(&machine.docker_config(), "{")?;
+    pause(Duration::from_millis(1100)).await;
+    let done = machine.freshcreds(&["check", "--listen", &listen]).await?;
+    ended_with(&done, 1)?;
+    assert!(done.stderr.contains("not valid JSON"), "{}", done.stderr);
+    let done = machine.freshcreds(&["status", "--listen", &listen]).await?;
+    ended_with(&done, 1)?;
+    assert!(done.stdout.contains("fail"), "{}", done.stdout);
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_to_ask_is_not_ready() -> Result<()> {
+    let machine = Machine::new()?;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    for command in ["check", "status"] {
+        let done = machine.freshcreds(&[command, "--listen", &free]).await?;
+        ended_with(&done, 1)?;
+        assert!(done.stderr.contains("is `freshcreds run` up"), "{}", done.stderr);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn several_files_are_kept_and_one_that_fails_does_not_hold_back_the_others() -> Result<()> {
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    let files = ["one.json", "two.json", "three.json"].map(|name| machine.home().join(name));
+    put(&files[1], "this is not JSON")?;
+    let list = files.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(",");
+    machine.set("FRESHCREDS_DOCKER_CONFIG", list);
+    let done = machine.freshcreds(&["once"]).await?;
+    ended_with(&done, 1)?;
+    for file in [&files[0], &files[2]] {
+        let text = std::fs::read_to_string(file)?;
+        assert!(text.contains(&cloud.ecr().issued()[0].auth()), "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(&files[1])?, "this is not JSON");
+    Ok(())
+}
+
+#[tokio::test]
+async fn docker_config_says_where_docker_reads() -> Result<()> {
+    let (mut machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let folder = machine.home().join("elsewhere");
+    machine.set("DOCKER_CONFIG", folder.clone());
+    ended_with(&machine.freshcreds(&["once"]).await?, 0)?;
+    assert!(folder.join("config.json").is_file());
+    Ok(())
+}
+
+#[tokio::test]
+async fn help_names_every_command_and_each_flags_variable() -> Result<()> {
+    let machine = Machine::new()?;
+    let help = machine.freshcreds(&["--help"]).await?;
+    ended_with(&help, 0)?;
+    for words in ["run", "once", "check", "status", "Examples:"] {
+        assert!(help.stdout.contains(words), "{words}");
+    }
+    for (flag, variable) in [
+        ("--config", "FRESHCREDS_CONFIG"),
+        ("--docker-config", "FRESHCREDS_DOCKER_CONFIG"),
+        ("--listen", "FRESHCREDS_LISTEN"),
+        ("--log-format", "FRESHCREDS_LOG_FORMAT"),
+        ("--log-level", "FRESHCREDS_LOG_LEVEL"),
+    ] {
+        assert!(help.stdout.contains(flag) && help.stdout.contains(variable), "{flag}");
+    }
+    let run_help = machine.freshcreds(&["run", "--help"]).await?;
+    for words in ["FRESHCREDS_REGISTRIES", "SIGHUP", "Exits with 0"] {
+        assert!(run_help.stdout.contains(words), "{words}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_readme_says_what_help_says() -> Result<()> {
+    let readme = include_str!("../../README.md");
+    let machine = Machine::new()?;
+    let help = run(machine.command(crate::machine::PROGRAM).arg("--help")).await?;
+    let words = help.stdout.split_whitespace();
+    for word in words.filter(|word| word.starts_with("--") || word.starts_with("[env:")) {
+        let word = word.trim_matches(|c: char| !c.is_alphanumeric() && c != '-');
+        if word.starts_with("--") && word.len() > 2 {
+            assert!(readme.contains(word), "{word} is not in the README");
+        }
+    }
+    for variable in help.stdout.split("[env: ").skip(1) {
+        let variable = variable.split('=').next().unwrap_or_default();
+        assert!(readme.contains(variable), "{variable} is not in the README");
+    }
+    Ok(())
+}
