@@ -133,6 +133,11 @@ struct WallTimer(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl WallTimer {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for the sake of types that change their descriptor, \
+                  which an `OwnedFd` does not; and this crate forbids unsafe code"
+    )]
     fn new() -> std::io::Result<Self> {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 

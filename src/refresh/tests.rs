@@ -212,7 +212,7 @@ async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
     assert!(error.since.is_some());
     assert!(check.next_refresh_reason.unwrap().contains("failed"));
 
-    bench.clock.sleep(Duration::from_secs(60)).await;
+    bench.clock.sleep(Duration::from_mins(1)).await;
     bench.refresh.fetch().await.0.unwrap();
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.consecutive_failures, 0);

@@ -6,8 +6,8 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn seconds(from: SystemTime, to: SystemTime) -> f64 {
-    to.duration_since(from).unwrap().as_secs_f64()
+fn seconds(from: SystemTime, to: SystemTime) -> u64 {
+    to.duration_since(from).unwrap().as_secs()
 }
 
 const NOW: u64 = 1_000_000;
@@ -26,7 +26,7 @@ fn twelve_hours_are_renewed_around_the_sixth() {
     let earliest = after_success(twelve_hours, Issuer::Minting, 0.0);
     let latest = after_success(twelve_hours, Issuer::Minting, 1.0);
     assert_eq!(earliest.at, at(NOW + 19_440));
-    assert!((seconds(at(NOW), latest.at) - 23_760.0).abs() < 0.001);
+    assert!(seconds(at(NOW), latest.at).abs_diff(23_760) <= 1);
     assert_eq!(earliest.reason, Reason::HalfLife);
 }
 
@@ -55,13 +55,13 @@ fn pauses_after_failures_grow_to_a_minute_and_shrink_towards_the_end() {
     let ceiling = |count, left| {
         seconds(at(NOW), after_failure(at(NOW), Some(at(NOW + left)), failure(count), 1.0).at)
     };
-    let grown: Vec<f64> = (1..=8).map(|count| ceiling(count, 6 * 3600)).collect();
-    assert_eq!(grown, [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]);
-    assert_eq!(ceiling(1000, 160), 10.0);
-    assert_eq!(ceiling(1000, 5), 1.0);
+    let grown: Vec<u64> = (1..=8).map(|count| ceiling(count, 6 * 3600)).collect();
+    assert_eq!(grown, [2, 4, 8, 16, 32, 60, 60, 60]);
+    assert_eq!(ceiling(1000, 160), 10);
+    assert_eq!(ceiling(1000, 5), 1);
     // Past the end, and before the beginning.
-    assert_eq!(ceiling(1000, 0), 30.0);
-    assert_eq!(seconds(at(NOW), after_failure(at(NOW), None, failure(1000), 1.0).at), 30.0);
+    assert_eq!(ceiling(1000, 0), 30);
+    assert_eq!(seconds(at(NOW), after_failure(at(NOW), None, failure(1000), 1.0).at), 30);
 }
 
 #[test]
@@ -82,10 +82,10 @@ fn a_service_that_names_a_pause_gets_it_but_not_at_the_price_of_the_token() {
     let pause = |left, failure| {
         seconds(at(NOW), after_failure(at(NOW), Some(at(NOW + left)), failure, 0.0).at)
     };
-    assert_eq!(pause(6 * 3600, asked(45)), 45.0);
-    assert_eq!(pause(6 * 3600, asked(86_400)), 300.0);
-    assert_eq!(pause(600, asked(86_400)), 60.0);
-    assert_eq!(pause(0, asked(86_400)), 30.0);
+    assert_eq!(pause(6 * 3600, asked(45)), 45);
+    assert_eq!(pause(6 * 3600, asked(86_400)), 300);
+    assert_eq!(pause(600, asked(86_400)), 60);
+    assert_eq!(pause(0, asked(86_400)), 30);
 }
 
 proptest! {

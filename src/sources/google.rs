@@ -57,7 +57,7 @@ impl Google {
         let Found { token, issuer, identity } = find_token().await?;
         let life = Lifetime::new(asked, token.expires_at().into());
         let secret = SecretString::from(token.as_str());
-        let credential = accept(SERVICE, USERNAME, secret, life)?;
+        let credential = accept(SERVICE, USERNAME, secret, life, self.clock.now())?;
         Ok(Minted { credential, issuer, identity })
     }
 }
@@ -133,8 +133,16 @@ async fn from_file(path: &Path, found_by: &str) -> Result<Found, FetchError> {
         detail: format!("{} ({found_by}): {detail}", path.display()),
     };
     // What serde says of a malformed file can have a part of the key in it.
-    let file: CredentialsFile =
-        File::open(path).map_err(|error| unusable(error.to_string())).and_then(|file| {
+    let file: CredentialsFile = File::open(path)
+        .map_err(|error| match error.kind() {
+            // It may be about to be put there, by whoever rotates it.
+            io::ErrorKind::NotFound => FetchError::NoCredentials {
+                cloud: CLOUD,
+                detail: format!("{} ({found_by}) does not exist", path.display()),
+            },
+            _ => unusable(error.to_string()),
+        })
+        .and_then(|file| {
             serde_json::from_reader(io::BufReader::new(file)).map_err(|error| {
                 unusable(format!(
                     "no JSON with a `type` (line {}, column {})",

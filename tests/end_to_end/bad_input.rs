@@ -1,7 +1,7 @@
 //! Whatever goes wrong: one message that says what and what to do, the right exit
 //! code, an honest status, and nothing lost.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -199,7 +199,9 @@ async fn no_aws_identity_at_all() -> Result<()> {
 
 /// A machine without a network, in which every name is unknown.
 fn offline(machine: &Machine) -> tokio::process::Command {
-    let mut command = machine.command("unshare");
+    let mut command = machine.command("/usr/bin/unshare");
+    // A gcloud of the machine under the test is none of this one.
+    command.env("PATH", machine.home());
     command.args(["--map-root-user", "--net", PROGRAM]);
     command
 }
@@ -260,7 +262,7 @@ async fn a_google_key_file_that_is_missing_or_of_another_kind() -> Result<()> {
     machine.set("GOOGLE_APPLICATION_CREDENTIALS", path.clone());
     let done = machine.freshcreds(&["once"]).await?;
     let host = cloud.google_registry().host();
-    told(&done, &cloud, host, "bad_credentials", "No such file")?;
+    told(&done, &cloud, host, "no_credentials", "does not exist")?;
 
     for (text, words) in [
         ("{\"type\":\"external_account\"}", "`external_account` are not supported"),
@@ -449,7 +451,6 @@ async fn a_file_of_another_owner_keeps_its_owner_and_mode() -> Result<()> {
     let before = std::fs::metadata(&path)?;
     ended_with(&machine.freshcreds(&["once"]).await?, 0)?;
     let after = std::fs::metadata(&path)?;
-    use std::os::unix::fs::MetadataExt;
     assert_eq!(
         (before.uid(), before.gid(), before.mode()),
         (after.uid(), after.gid(), after.mode())

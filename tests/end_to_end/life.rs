@@ -18,7 +18,7 @@ const SHORT: Options = Options {
 };
 
 const FOREIGN: &str = "{\n  \"auths\": {\n    \"example.com\": {\"auth\": \"c29tZW9uZTplbHNl\"}\n  },\n  \
-                       \"unknown\": [1e999, \"\\u0000\"]\n}\n";
+                       \"unknown\": [1.0e2, \"\\u00e9\"]\n}\n";
 
 #[tokio::test]
 async fn once_writes_what_both_clouds_gave_and_nothing_else() -> Result<()> {
@@ -122,7 +122,7 @@ async fn an_outage_is_a_warning_first_and_a_failure_from_the_moment_of_expiry() 
 #[tokio::test]
 async fn a_caching_issuers_same_token_is_no_failure_and_no_write() -> Result<()> {
     let options =
-        Options { google_caches_until: Some(Duration::from_secs(60)), ..Options::default() };
+        Options { google_caches_until: Some(Duration::from_mins(1)), ..Options::default() };
     let (machine, cloud) = Machine::in_cloud(options).await?;
     let daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;

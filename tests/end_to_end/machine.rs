@@ -211,8 +211,8 @@ impl Daemon {
                 pause(Duration::from_millis(50)).await;
             }
         };
-        let waited = timeout(LIMIT, waiting).await;
-        waited.with_context(|| format!("it did not come about; the log:\n{}", self.log()))?
+        let found = timeout(LIMIT, waiting).await;
+        found.with_context(|| format!("it did not come about; the log:\n{}", self.log()))?
     }
 
     /// Sends a request as it is, and gives the whole answer.
@@ -255,7 +255,7 @@ async fn read_log(
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_freshcreds");
 
 /// Nothing here takes that long, unless it hangs.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Settings for the two registries of the stand-in.
 pub(crate) fn registries(cloud: &Cloud) -> String {

@@ -1,1 +1,285 @@
-//! x
+//! The whole chain: a registry that is not ours takes the token of the hour, and
+//! the clients that people use pull with what stands in `config.json`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use freshcreds::status::Verdict as Health;
+use rustix::process::Signal;
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use crate::cloud::{Cloud, Options};
+use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, pause, put, run};
+
+/// Debian's `docker-registry`, with a password file that follows the token.
+struct Distribution {
+    host: String,
+    passwords: PathBuf,
+    _child: Child,
+}
+
+impl Distribution {
+    async fn start(machine: &Machine) -> Result<Self> {
+        let folder = machine.home().join("registry");
+        std::fs::create_dir_all(&folder)?;
+        let passwords = folder.join("htpasswd");
+        put(&passwords, "")?;
+        let host = format!("127.0.0.1:{}", free_port()?);
+        let settings = folder.join("config.yml");
+        put(
+            &settings,
+            &format!(
+                "version: 0.1\nlog: {{level: error}}\n\
+                 storage: {{filesystem: {{rootdirectory: {}}}}}\n\
+                 http: {{addr: \"{host}\"}}\n\
+                 auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+                folder.display(),
+                passwords.display()
+            ),
+        )?;
+        let child = machine
+            .command("docker-registry")
+            .arg("serve")
+            .arg(settings)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("docker-registry is missing: run `make setup`")?;
+        wait_until(async || tokio::net::TcpStream::connect(&host).await.is_ok()).await?;
+        Ok(Self { host, passwords, _child: child })
+    }
+
+    /// Takes this password from now on, and no other.
+    fn accept_only(&self, user: &str, password: &str) -> Result<()> {
+        // The weakest there is: it guards nothing, and is asked often.
+        let hash = bcrypt::hash(password, 4)?;
+        let new = self.passwords.with_extension("new");
+        put(&new, &format!("{user}:{hash}\n"))?;
+        Ok(std::fs::rename(new, &self.passwords)?)
+    }
+}
+
+/// A docker engine of the test's own.
+struct Engine {
+    socket: String,
+    child: Child,
+}
+
+impl Engine {
+    async fn start(machine: &Machine) -> Result<Self> {
+        let folder = machine.home().join("engine");
+        std::fs::create_dir_all(&folder)?;
+        let socket = format!("unix://{}/docker.sock", folder.display());
+        let log = std::fs::File::create(folder.join("log"))?;
+        let child = machine
+            .command("dockerd")
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(folder.join("pid"))
+            .args(["--host", &socket, "--storage-driver", "vfs", "--bridge", "none"])
+            .args(["--iptables=false", "--ip-forward=false", "--ip-masq=false"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("dockerd is missing: run `make setup`")?;
+        let engine = Self { socket, child };
+        let answers = wait_until(async || {
+            let mut version = machine.command("docker");
+            let done = run(version.args(["--host", &engine.socket, "version"])).await;
+            done.is_ok_and(|done| done.code == Some(0))
+        });
+        answers.await.with_context(|| {
+            std::fs::read_to_string(folder.join("log")).unwrap_or_else(|error| error.to_string())
+        })?;
+        Ok(engine)
+    }
+
+    async fn stop(mut self) -> Result<()> {
+        let id = self.child.id().context("the engine ended by itself")?;
+        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no such process")?;
+        rustix::process::kill_process(id, Signal::TERM)?;
+        timeout(LIMIT, self.child.wait()).await.context("the engine does not end")??;
+        Ok(())
+    }
+}
+
+async fn wait_until(condition: impl AsyncFn() -> bool) -> Result<()> {
+    let waiting = async {
+        while !condition().await {
+            pause(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LIMIT, waiting).await.context("it did not come about")
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Everything that the tests of this file need.
+struct Chain {
+    machine: Machine,
+    cloud: Cloud,
+    registry: Distribution,
+    daemon: Daemon,
+}
+
+impl Chain {
+    /// A daemon that keeps an ECR token fresh for a registry that is not ours,
+    /// with an image in it.
+    async fn new() -> Result<Self> {
+        let options = Options { short_tokens: true, ..Options::default() };
+        let (mut machine, cloud) = Machine::in_cloud(options).await?;
+        let registry = Distribution::start(&machine).await?;
+        machine.settings(&format!(
+            "[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n\
+             [[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n",
+            registry.host,
+            cloud.ecr_registry().host()
+        ))?;
+        let daemon = machine.daemon().await?;
+        daemon.wait_for(|report| report.status == Health::Pass).await?;
+        let chain = Self { machine, cloud, registry, daemon };
+        chain.follow()?;
+        // From one registry to another, both with credentials of ours.
+        let done = run(chain
+            .machine
+            .command("skopeo")
+            .args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--authfile"])
+            .arg(chain.machine.docker_config())
+            .arg(format!("docker://{}", chain.cloud.ecr_registry().image()))
+            .arg(format!("docker://{}", chain.image())))
+        .await?;
+        ended_with(&done, 0)?;
+        Ok(chain)
+    }
+
+    fn image(&self) -> String {
+        format!("{}/{}", self.registry.host, Cloud::IMAGE)
+    }
+
+    /// Makes the registry take the newest token only.
+    fn follow(&self) -> Result<()> {
+        let newest = self.cloud.ecr().issued().pop().context("nothing was issued")?;
+        self.registry.accept_only(newest.username, &newest.password)
+    }
+
+    /// Rotates the token, and gives the file as it was before.
+    async fn rotate(&self) -> Result<PathBuf> {
+        let old = self.machine.home().join("old.json");
+        std::fs::copy(self.machine.docker_config(), &old)?;
+        let count = self.cloud.ecr().issued().len();
+        self.daemon.signal(Signal::HUP)?;
+        timeout(LIMIT, self.cloud.ecr().wait_for_issued(count + 1)).await?;
+        self.follow()?;
+        let auth = self.cloud.ecr().issued().pop().map(|newest| newest.auth());
+        wait_until(async || {
+            self.machine.auth(&self.registry.host).is_ok_and(|found| found == auth)
+        })
+        .await?;
+        Ok(old)
+    }
+
+    /// A client pulls before and after a rotation, and with the old file not any more.
+    async fn proves(&self, pull: impl AsyncFn(&Path) -> Result<Done>) -> Result<()> {
+        ended_with(&pull(&self.machine.docker_config()).await?, 0)?;
+        for _ in 0..3 {
+            let old = self.rotate().await?;
+            ended_with(&pull(&self.machine.docker_config()).await?, 0)?;
+            let refused = pull(&old).await?;
+            ensure!(refused.code != Some(0), "the old token is still taken: {}", refused.stdout);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn skopeo_pulls_before_and_after_a_rotation() -> Result<()> {
+    let chain = Chain::new().await?;
+    chain
+        .proves(async |config| {
+            let mut command = chain.machine.command("skopeo");
+            command.args(["inspect", "--tls-verify=false", "--authfile"]).arg(config);
+            run(command.arg(format!("docker://{}", chain.image()))).await
+        })
+        .await
+}
+
+#[tokio::test]
+async fn skopeo_finds_dockers_file_by_itself() -> Result<()> {
+    let chain = Chain::new().await?;
+    let mut command = chain.machine.command("skopeo");
+    command.args(["inspect", "--tls-verify=false"]).arg(format!("docker://{}", chain.image()));
+    ended_with(&run(&mut command).await?, 0)
+}
+
+#[tokio::test]
+async fn podman_pulls_before_and_after_a_rotation() -> Result<()> {
+    let chain = Chain::new().await?;
+    let storage = chain.machine.home().join("podman");
+    chain
+        .proves(async |config| {
+            let mut command = chain.machine.command("podman");
+            command
+                .args(["--storage-driver", "vfs", "--root"])
+                .arg(storage.join("root"))
+                .arg("--runroot")
+                .arg(storage.join("run"))
+                .args(["pull", "--tls-verify=false", "--authfile"])
+                .arg(config)
+                .arg(chain.image());
+            run(&mut command).await
+        })
+        .await
+}
+
+#[tokio::test]
+async fn docker_pulls_before_and_after_a_rotation() -> Result<()> {
+    let chain = Chain::new().await?;
+    let engine = Engine::start(&chain.machine).await?;
+    let result = chain
+        .proves(async |config| {
+            // Docker takes a folder, in which the file has its usual name.
+            let folder = chain.machine.home().join("docker-cli");
+            std::fs::create_dir_all(&folder)?;
+            std::fs::copy(config, folder.join("config.json"))?;
+            let docker = || {
+                let mut command = chain.machine.command("docker");
+                command.arg("--config").arg(&folder).args(["--host", &engine.socket]);
+                command
+            };
+            // What is here already would not be asked for.
+            run(docker().args(["image", "rm", "--force", &chain.image()])).await?;
+            run(docker().args(["pull", "--quiet", &chain.image()])).await
+        })
+        .await;
+    engine.stop().await?;
+    result
+}
+
+#[tokio::test]
+async fn dockers_own_login_beside_us_keeps_its_entry_and_ours() -> Result<()> {
+    let chain = Chain::new().await?;
+    let elsewhere = Machine::new()?;
+    let other = Distribution::start(&elsewhere).await?;
+    other.accept_only("someone", "else")?;
+    let engine = Engine::start(&chain.machine).await?;
+    let folder = chain.machine.home().join(".docker");
+    let mut command = chain.machine.command("docker");
+    command.arg("--config").arg(&folder).args(["--host", &engine.socket, "login"]);
+    command.args(["--username", "someone", "--password", "else", &other.host]);
+    let done = run(&mut command).await;
+    engine.stop().await?;
+    ended_with(&done?, 0)?;
+    chain.rotate().await?;
+    assert!(chain.machine.auth(&other.host)?.is_some());
+    assert!(chain.machine.auth(&chain.registry.host)?.is_some());
+    Ok(())
+}

@@ -279,11 +279,11 @@ proptest! {
 
     #[test]
     fn no_json_like_text_makes_it_panic(text in "[\\{\\}\\[\\]\",:a1 \\\\n\\n]{0,40}|\\{\"auths\":[\\{\\}\\[\\]\",:a1 ]{0,30}\\}") {
-        if let Ok(document) = Document::parse(text.as_bytes()) {
-            if let Some(new) = document.with(&[(host("gcr.io"), SecretString::from("eDp5"))]) {
-                let again = Document::parse(new.expose_secret().as_bytes()).unwrap();
-                prop_assert!(again.auth(&host("gcr.io")).is_some());
-            }
+        if let Ok(document) = Document::parse(text.as_bytes())
+            && let Some(new) = document.with(&[(host("gcr.io"), SecretString::from("eDp5"))])
+        {
+            let again = Document::parse(new.expose_secret().as_bytes()).unwrap();
+            prop_assert!(again.auth(&host("gcr.io")).is_some());
         }
     }
 }
