@@ -32,6 +32,7 @@ pub mod config;
 
 pub mod daemon;
 pub mod notify;
+pub mod process;
 
 pub mod cli;
 pub mod log;

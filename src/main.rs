@@ -12,9 +12,10 @@ use freshcreds::clock::Clock;
 use freshcreds::config::{File, Settings, settings};
 use freshcreds::daemon::{self, DaemonError};
 use freshcreds::status::Report;
-use freshcreds::{http, log, table};
+use freshcreds::{http, log, process, table};
 
 fn main() -> ExitCode {
+    process::keep_memory_private();
     match run(&Cli::parse()) {
         Ok(code) => code,
         Err(Failure { code, error, .. }) => {

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("http", &["credential", "metrics", "status"]),
     ("config", &["credential", "sources", "targets"]),
     ("notify", &[]),
+    ("process", &[]),
     (
         "daemon",
         &["clock", "config", "credential", "http", "notify", "refresh", "status", "targets"],

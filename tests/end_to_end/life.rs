@@ -1,6 +1,8 @@
 //! A life of tokens: fetched, renewed, lost in an outage and found again.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -135,6 +137,22 @@ async fn a_caching_issuers_same_token_is_no_failure_and_no_write() -> Result<()>
     assert_eq!(std::fs::metadata(machine.docker_config())?.ino(), before);
     let metrics = daemon.get("/metrics").await?;
     assert!(metrics.contains("outcome=\"same_token\"} 1"), "{metrics}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_process_leaves_no_core_and_hides_its_memory() -> Result<()> {
+    let (machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let mut daemon = machine.daemon().await?;
+    let folder = PathBuf::from(format!("/proc/{}", daemon.id()?));
+    let limits = std::fs::read_to_string(folder.join("limits"))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let core: Vec<_> = core.context("no limit")?.split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"]);
+    // What stands for the memory of one that may not be dumped belongs to root.
+    assert_eq!(std::fs::metadata(folder.join("mem"))?.uid(), 0);
+    let status = daemon.abort().await?;
+    assert!(status.signal().is_some() && !status.core_dumped(), "{status}");
     Ok(())
 }
 

@@ -166,15 +166,14 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let id = self.child.id().context("it has ended")?;
-        let id = Pid::from_raw(i32::try_from(id)?).context("no process has the id 0")?;
+        let id = Pid::from_raw(i32::try_from(self.id()?)?).context("no process has the id 0")?;
         Ok(kill_process(id, signal)?)
     }
 
     /// Signals the program that was started by the one that was started, which is
     /// a tracer.
     pub(crate) fn signal_child(&self, signal: Signal) -> Result<()> {
-        let id = self.child.id().context("it has ended")?;
+        let id = self.id()?;
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
         let child = children.split_whitespace().next().context("it has no child")?;
         let child = Pid::from_raw(child.parse()?).context("no process has the id 0")?;
@@ -187,6 +186,16 @@ impl Daemon {
         let status = timeout(LIMIT, self.child.wait()).await.context("it does not end")??;
         timeout(LIMIT, &mut self.reader).await.context("its log has no end")??;
         Ok((status.code(), now().duration_since(started).unwrap_or_default()))
+    }
+
+    /// Ends it the hard way.
+    pub(crate) async fn abort(&mut self) -> Result<std::process::ExitStatus> {
+        self.signal(Signal::ABORT)?;
+        Ok(timeout(LIMIT, self.child.wait()).await.context("it does not end")??)
+    }
+
+    pub(crate) fn id(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
     }
 
     /// Asks for the end in order.
