@@ -1,6 +1,6 @@
 //! The command line: commands and flags, each flag with its variable.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -132,13 +132,21 @@ pub enum LogLevel {
 }
 
 impl Common {
+    /// The settings file, if one is named.
+    #[must_use]
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// What these flags say about the settings.
     #[must_use]
     pub fn options(&self, hosts: &[String]) -> Options {
         let split = |text: &String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let named = |path: &&PathBuf| !path.as_os_str().is_empty();
+        // A variable that is set to nothing is not set, as compose files have it.
         Options {
-            listen: self.listen.clone(),
-            docker_config: self.docker_config.clone(),
+            listen: self.listen.clone().filter(|text| !text.is_empty()),
+            docker_config: self.docker_config.iter().filter(named).cloned().collect(),
             registries: hosts.iter().flat_map(split).collect(),
             docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),
         }

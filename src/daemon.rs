@@ -61,7 +61,7 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
     }
     if let Some(bound) = bound {
         info!(address = %bound.address(), "listening");
-        writing.spawn(bound.serve(Arc::clone(&status), stop_writing.clone()));
+        writing.spawn(bound.serve(Arc::clone(&status), clock.clone(), stop_writing.clone()));
     }
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;

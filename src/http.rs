@@ -27,6 +27,7 @@ use tower::Service;
 use tracing::debug;
 
 pub use self::fetch::{FetchStatusError, fetch};
+use crate::clock::Clock;
 use crate::metrics;
 use crate::status::{Report, Status};
 
@@ -55,7 +56,7 @@ impl Bound {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, status: Arc<Status>, stop: CancellationToken) {
+    pub async fn serve(self, status: Arc<Status>, clock: Clock, stop: CancellationToken) {
         let routes = routes(status);
         let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         loop {
@@ -77,7 +78,7 @@ impl Bound {
                 (_, Err(error)) => {
                     // Out of file descriptors, most likely: give them time to come back.
                     debug!(%error, "connection not accepted");
-                    tokio::task::yield_now().await;
+                    clock.sleep(ACCEPT_PAUSE).await;
                 }
                 (Err(_), _) => return,
             }
@@ -183,6 +184,8 @@ fn text(code: StatusCode, words: String) -> Response {
 fn set(response: &mut Response, name: header::HeaderName, value: &'static str) {
     response.headers_mut().insert(name, HeaderValue::from_static(value));
 }
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client may take for a request's head, and how long an idle
 /// connection is kept.

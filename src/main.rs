@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let common = &cli.common;
-    let file = match &common.config {
+    let file = match common.config() {
         Some(path) => File::read(path).map_err(wrong)?,
         None => File::default(),
     };

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["clock", "credential", "metrics", "schedule", "sources"]),
     ("refresh", &["clock", "credential", "schedule", "sources", "status"]),
     ("targets", &["clock", "credential", "schedule", "status"]),
-    ("http", &["credential", "metrics", "status"]),
+    ("http", &["clock", "credential", "metrics", "status"]),
     ("config", &["credential", "sources", "targets"]),
     ("notify", &[]),
     ("process", &[]),

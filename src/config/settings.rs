@@ -140,6 +140,9 @@ pub enum BadSettings {
     /// Nowhere to write.
     #[error("there is no home folder, so name the file to keep fresh with --docker-config")]
     NoTarget,
+    /// A path that only a shell understands.
+    #[error("the file {}: only a shell knows what `~` is, so write the whole path", .0.display())]
+    Tilde(PathBuf),
     /// The same file twice.
     #[error("the file {} is named twice", .0.display())]
     TargetTwice(PathBuf),
@@ -232,6 +235,9 @@ fn targets(options: &Options, file: &File) -> Result<Vec<PathBuf>, BadSettings> 
     }
     let mut targets = Vec::<PathBuf>::new();
     for path in named {
+        if path.starts_with("~") {
+            return Err(BadSettings::Tilde(path.clone()));
+        }
         if targets.contains(path) {
             return Err(BadSettings::TargetTwice(path.clone()));
         }

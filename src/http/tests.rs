@@ -23,7 +23,7 @@ impl Bench {
         );
         let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, stop) = (bound.address(), CancellationToken::new());
-        let task = tokio::spawn(bound.serve(Arc::new(status), stop.clone()));
+        let task = tokio::spawn(bound.serve(Arc::new(status), Clock::system(), stop.clone()));
         Self { address, stop, task }
     }
 

@@ -19,6 +19,7 @@ use gcp_auth::{
 };
 use secrecy::SecretString;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::{Fetch, FetchError, Minted, Source, accept, chain};
 use crate::clock::Clock;
@@ -45,16 +46,19 @@ pub(super) fn is_google(name: &str) -> bool {
 
 pub(super) struct Google {
     clock: Clock,
+    /// Held while `gcloud` runs. It cannot be ended from here, and one that hangs
+    /// must not be joined by another at each attempt.
+    gcloud: Arc<Semaphore>,
 }
 
 impl Google {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock }
+        Self { clock, gcloud: Arc::new(Semaphore::new(1)) }
     }
 
     async fn mint(&self) -> Result<Minted, FetchError> {
         let asked = self.clock.now();
-        let Found { token, issuer, identity } = find_token().await?;
+        let Found { token, issuer, identity } = find_token(&self.gcloud).await?;
         let life = Lifetime::new(asked, token.expires_at().into());
         let secret = SecretString::from(token.as_str());
         let credential = accept(SERVICE, USERNAME, secret, life, self.clock.now())?;
@@ -96,7 +100,7 @@ const KEY_FILE_VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 ///
 /// Each provider of `gcp_auth` keeps its token until just before it expires, so
 /// a new provider is made for every fetch.
-async fn find_token() -> Result<Found, FetchError> {
+async fn find_token(gcloud: &Arc<Semaphore>) -> Result<Found, FetchError> {
     if let Some(path) = env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty()) {
         return from_file(Path::new(&path), KEY_FILE_VARIABLE).await;
     }
@@ -124,7 +128,7 @@ async fn find_token() -> Result<Found, FetchError> {
             ),
         });
     }
-    from_gcloud().await
+    from_gcloud(gcloud).await
 }
 
 async fn from_file(path: &Path, found_by: &str) -> Result<Found, FetchError> {
@@ -183,7 +187,11 @@ async fn from_file(path: &Path, found_by: &str) -> Result<Found, FetchError> {
 }
 
 /// `gcp_auth` runs the program in a way that blocks its thread.
-async fn from_gcloud() -> Result<Found, FetchError> {
+async fn from_gcloud(gcloud: &Arc<Semaphore>) -> Result<Found, FetchError> {
+    let Ok(turn) = Arc::clone(gcloud).try_acquire_owned() else {
+        let detail = "it hangs since it was last run; end it".to_owned();
+        return Err(FetchError::Unreachable { service: "`gcloud`", detail });
+    };
     let runtime = tokio::runtime::Handle::current();
     let run = move || {
         runtime.block_on(async {
@@ -192,7 +200,9 @@ async fn from_gcloud() -> Result<Found, FetchError> {
                     cloud: CLOUD,
                     detail: format!("`gcloud auth print-access-token`: {}", explain(error)),
                 })?;
-            token_of(&provider).await
+            let token = token_of(&provider).await;
+            drop(turn);
+            token
         })
     };
     let token = tokio::task::spawn_blocking(run).await.map_err(|_| FetchError::BadAnswer {

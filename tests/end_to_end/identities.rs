@@ -248,6 +248,45 @@ async fn googles_metadata_server() -> Result<()> {
     Ok(())
 }
 
+/// A machine without a network, whose `gcloud` does what the script says.
+fn machine_with_gcloud(script: &str) -> Result<Machine> {
+    let mut machine = Machine::new()?;
+    let config = machine.home().join("settings.toml");
+    put(&config, "registries = [\"gcr.io\"]\nlisten = \"off\"\nfetch_timeout = \"5s\"\n")?;
+    machine.set("FRESHCREDS_CONFIG", config);
+    let programs = machine.home().join("programs");
+    std::fs::create_dir(&programs)?;
+    put(&programs.join("gcloud"), script)?;
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(programs.join("gcloud"), mode)?;
+    machine.set("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+    Ok(machine)
+}
+
+#[tokio::test]
+async fn gclouds_user() -> Result<()> {
+    let machine = machine_with_gcloud("#!/bin/sh\necho of-the-user\n")?;
+    let mut command = machine.command("/usr/bin/unshare");
+    command.args(["--map-root-user", "--net", crate::machine::PROGRAM, "once"]);
+    ended_with(&run(&mut command).await?, 0)?;
+    let pair = STANDARD.encode("oauth2accesstoken:of-the-user");
+    assert_eq!(machine.auth("gcr.io")?, Some(pair));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gcloud_that_hangs_is_not_run_again_and_again() -> Result<()> {
+    let machine = machine_with_gcloud("#!/bin/sh\necho run >> \"$HOME/runs\"\nexec sleep 30\n")?;
+    let mut command = machine.command("/usr/bin/unshare");
+    command.args(["--map-root-user", "--net", crate::machine::PROGRAM, "once"]);
+    let done = run(&mut command).await?;
+    ended_with(&done, 1)?;
+    assert!(done.stderr.contains("\"kind\":\"timeout\""), "{}", done.stderr);
+    assert!(done.stderr.contains("it hangs since it was last run"), "{}", done.stderr);
+    assert_eq!(std::fs::read_to_string(machine.home().join("runs"))?, "run\n");
+    Ok(())
+}
+
 /// Serves tokens on port 80 while it runs the program that its arguments name.
 const METADATA_SERVER: &str = r#"
 import http.server, subprocess, sys, threading

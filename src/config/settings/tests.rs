@@ -102,6 +102,10 @@ fn what_cannot_be_used_says_what_to_do() {
         table("kind = \"google\"\n[[registry]]\nhost = \"A.example\"\nkind = \"google\"")
             .contains("two [[registry]] tables")
     );
+    let mut tilde = options(&["gcr.io"]);
+    tilde.docker_config = vec!["~/.docker/config.json".into()];
+    let message = Settings::new(&tilde, &File::default()).unwrap_err().to_string();
+    assert!(message.contains("write the whole path"), "{message}");
     let mut twice = options(&["gcr.io"]);
     twice.docker_config.push("/somewhere/config.json".into());
     let message = Settings::new(&twice, &File::default()).unwrap_err().to_string();
