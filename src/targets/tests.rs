@@ -298,3 +298,37 @@ fn without_docker_config_it_is_the_home_folder() {
     assert!(path.ends_with(".docker/config.json"));
     assert_eq!(default_docker_config(Some(Path::new("/x"))).unwrap(), Path::new("/x/config.json"));
 }
+
+#[test]
+fn a_file_that_someone_else_wrote_meanwhile_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    put(&path, "{}");
+    let old = file::read(&path).unwrap();
+    // As docker does: a new file under the old name.
+    put(&folder.path().join("other"), r#"{"auths":{"a.io":{}}}"#);
+    fs::rename(folder.path().join("other"), &path).unwrap();
+    assert!(!file::replace(&old, b"ours").unwrap());
+    assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"auths":{"a.io":{}}}"#);
+
+    // One that was not there, and is now.
+    let missing = folder.path().join("new.json");
+    let nothing = file::read(&missing).unwrap();
+    put(&missing, "{}");
+    assert!(!file::replace(&nothing, b"ours").unwrap());
+    assert_eq!(fs::read_to_string(&missing).unwrap(), "{}");
+
+    let names = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 2, "nothing is left over");
+}
+
+#[test]
+fn a_file_that_is_gone_is_not_brought_back_by_a_replacement() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    put(&path, "{}");
+    let old = file::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(!file::replace(&old, b"ours").unwrap());
+    assert!(!path.exists());
+}
