@@ -20,13 +20,13 @@ kubectl_layer_sha512=40961a8db48b88a7a92cc9f822eff17ed6e16044646aa61cc2d307e84ca
 
 # "command:Debian package": looked for by command, so that a docker from elsewhere is left alone.
 debian=(
-    curl:curl jq:jq unzip:unzip strace:strace                   # small tools of the tests
+    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2      # small tools of the tests
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman docker:docker.io dockerd:docker.io  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
     python3:python3                                             # see also python_venv below
 )
-bench=(aws:awscli docker-credential-ecr-login:amazon-ecr-credential-helper)
+bench=(aws:awscli docker-credential-ecr-login:amazon-ecr-credential-helper wrk:wrk time:time openssl:openssl)
 
 case "${1-}" in
     '') ;;
