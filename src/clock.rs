@@ -77,15 +77,24 @@ impl Clock {
             if left.is_zero() {
                 return;
             }
-            // While there are ticks, a longer sleep is only the backstop, and is
-            // never slept through.
+            // Where a tick comes first, the longer sleep is only a backstop, and
+            // never slept through: a tokio timer of a minute wakes three times.
+            let slice = until_slice_ends(now);
             let is_ticking = self.0.is_ticking.load(Ordering::Relaxed);
-            let slice = if is_ticking { BACKSTOP } else { until_slice_ends(now) };
+            let pause = if is_ticking && left >= slice { BACKSTOP } else { left.min(slice) };
             tokio::select! {
                 _ = ticks.changed() => {}
-                () = tokio::time::sleep(left.min(slice)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// The first tick that is at least `pause` away: for what need not be exact, and
+    /// then costs no wake-up of its own.
+    #[must_use]
+    pub fn tick_after(&self, pause: Duration) -> SystemTime {
+        let earliest = self.now() + pause;
+        earliest + until_slice_ends(earliest)
     }
 
     /// Sleeps for `pause` of wall time.
@@ -117,7 +126,7 @@ impl Clock {
 /// and how often a loop that only waits turns all the same.
 pub const SLICE: Duration = Duration::from_mins(1);
 
-/// How long a sleeper trusts the tick to come.
+/// How late a sleeper is at most, should the tick not come.
 const BACKSTOP: Duration = Duration::from_mins(10);
 
 fn until_slice_ends(now: SystemTime) -> Duration {
@@ -234,11 +243,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tick_that_never_comes_costs_nothing_but_wake_ups() {
+    async fn a_tick_that_never_comes_makes_a_sleeper_late_but_not_forever() {
         let clock = Clock::simulated(SystemTime::UNIX_EPOCH);
         clock.0.is_ticking.store(true, Ordering::Relaxed);
-        clock.sleep(BACKSTOP * 2).await;
-        assert!(clock.monotonic() < BACKSTOP * 2 + Duration::from_millis(50));
+        clock.sleep(SLICE * 2).await;
+        assert!(clock.monotonic() <= BACKSTOP + Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn what_need_not_be_exact_waits_for_a_tick() {
+        let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(7));
+        let tick = clock.tick_after(SLICE);
+        assert_eq!(tick, SystemTime::UNIX_EPOCH + SLICE * 2);
     }
 
     #[tokio::test]

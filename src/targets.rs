@@ -70,7 +70,7 @@ impl Target {
                 Reconciled::Failed(at) => retry = Some(at),
                 Reconciled::Waiting => {}
             }
-            let check = self.clock.now() + CHECK_EVERY;
+            let check = self.clock.tick_after(CHECK_EVERY);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -417,7 +417,7 @@ pub fn default_docker_config(docker_config: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// How often the file is looked at when nobody asks.
-const CHECK_EVERY: Duration = Duration::from_mins(2);
+const CHECK_EVERY: Duration = Duration::from_mins(1);
 
 /// How long to wait for further credentials that come at the same moment.
 const COALESCE: Duration = Duration::from_millis(20);
