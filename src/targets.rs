@@ -36,8 +36,8 @@ pub struct Target {
     /// What the last look found, if the file needs no second one while it stays
     /// the same.
     seen: Option<(Identity, Look)>,
-    /// What this loop has put into the file, newest last but one: a write that
-    /// fails leaves the token before it.
+    /// What stood in the file when it last was as it should be. Should a write fail,
+    /// that is what still stands there, and it may still be good.
     written: Entries,
     failures: u32,
 }
