@@ -195,14 +195,14 @@ impl Target {
                 self.status.metrics.wrote(&target_file, error.kind());
                 let message = error.to_string();
                 if failing.is_none_or(|failing| failing.message != message) {
-                    warn!(target_file, kind = error.kind(), message, "target not as it should be");
+                    warn!(target_file, kind = error.kind(), %error, "target not as it should be");
                 }
             }
         }
         for InTheWay { kind, message, .. } in
             in_the_way.iter().filter(|obstacle| !known.contains(obstacle))
         {
-            warn!(target_file, kind, message, "readers pass by the credentials");
+            warn!(target_file, kind, detail = message, "readers pass by the credentials");
         }
     }
 }

@@ -363,6 +363,10 @@ async fn a_creds_store_that_docker_would_ask_instead() -> Result<()> {
     let done = machine.freshcreds(&["once"]).await?;
     ended_with(&done, 1)?;
     assert!(done.stderr.contains("remove `credsStore`"), "{}", done.stderr);
+    // A field of an event must not have the name of its text.
+    for line in done.stderr.lines().filter(|line| line.starts_with('{')) {
+        assert_eq!(line.matches("\"message\":").count(), 1, "{line}");
+    }
     assert!(machine.auth(cloud.ecr_registry().host())?.is_some(), "it is written all the same");
     Ok(())
 }
