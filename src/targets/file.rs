@@ -103,7 +103,7 @@ pub fn read(path: &Path) -> Result<Found, FileError> {
     let opened = fs::OpenOptions::new()
         .read(true)
         // A pipe must not hold us up, and a link that appeared since is not followed.
-        .custom_flags(flags(OFlags::NONBLOCK | OFlags::NOFOLLOW))
+        .custom_flags(bits(OFlags::NONBLOCK | OFlags::NOFOLLOW))
         .open(&resolved);
     let mut file = match opened {
         Ok(file) => file,
@@ -146,9 +146,11 @@ pub fn replace(old: &Found, content: &[u8]) -> Result<bool, FileError> {
         .permissions(fs::Permissions::from_mode(OWNER_ONLY))
         .tempfile_in(folder)
         .map_err(|error| FileError::new(Step::Create, folder, error))?;
-    if let Some(stat) = old.identity.0 {
-        keep_owner_and_mode(new.as_file(), stat).map_err(failed(Step::KeepOwner))?;
+    match old.identity.0 {
+        Some(stat) => keep_owner_and_mode(new.as_file(), stat),
+        None => give_to_owner_of(folder, new.as_file()),
     }
+    .map_err(failed(Step::KeepOwner))?;
     new.write_all(content).map_err(failed(Step::Write))?;
     new.as_file().sync_all().map_err(failed(Step::Write))?;
 
@@ -246,7 +248,7 @@ pub enum Step {
     MakeFolder,
     /// Make the new file.
     Create,
-    /// Give the new file the old one's owner and mode.
+    /// Give the new file the old one's owner and mode, or its folder's owner.
     KeepOwner,
     /// Write and sync the new file.
     Write,
@@ -333,13 +335,48 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Makes the folder, for its owner only, as docker does.
+/// Makes the folder, for its owner only, as docker does; and those above it that
+/// are missing.
 fn make_folder(folder: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(folder)
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = parent(folder);
+    if above != folder {
+        make_folder(above)?;
+    }
+    let made = fs::DirBuilder::new().mode(FOLDER_MODE).create(folder);
+    match made {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(FileError::new(Step::MakeFolder, folder, error)),
+    }
+    // By its descriptor, since whoever owns the folder above may put something else
+    // under the name.
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(bits(flags))
+        .open(folder)
+        .and_then(|made| give_to_owner_of(above, &made))
         .map_err(|error| FileError::new(Step::MakeFolder, folder, error))
+}
+
+/// What root makes in somebody's folder is theirs: they could not read it otherwise.
+fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let above = fs::metadata(folder)?;
+    if above.uid() == made.metadata()?.uid() {
+        return Ok(());
+    }
+    let (owner, group) = (Uid::from_raw(above.uid()), Gid::from_raw(above.gid()));
+    match rustix::fs::fchown(made, Some(owner), Some(group)) {
+        // A root without that privilege, in a container: it is root's own, then.
+        Err(rustix::io::Errno::PERM) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn keep_owner_and_mode(new: &File, old: Stat) -> io::Result<()> {
@@ -365,7 +402,7 @@ fn describe(kind: fs::FileType) -> &'static str {
     }
 }
 
-fn flags(flags: OFlags) -> i32 {
+fn bits(flags: OFlags) -> i32 {
     // The same bits; the system's headers call them signed.
     flags.bits().cast_signed()
 }

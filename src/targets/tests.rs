@@ -332,3 +332,23 @@ fn a_file_that_is_gone_is_not_brought_back_by_a_replacement() {
     assert!(!file::replace(&old, b"ours").unwrap());
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn what_root_makes_in_somebodys_folder_is_theirs() {
+    // Nobody else can give anything away.
+    let owner = if rustix::process::geteuid().is_root() {
+        4711
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(owner), None).unwrap();
+    let path = folder.path().join("a/b/config.json");
+    let mut bench = Bench::at(folder, path.clone());
+    bench.publish("one");
+    assert!(bench.target.run_once().await);
+    for made in [path.as_path(), path.parent().unwrap(), path.parent().unwrap().parent().unwrap()] {
+        assert_eq!(fs::metadata(made).unwrap().uid(), owner, "{}", made.display());
+    }
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+}
