@@ -1,9 +1,12 @@
 //! The command line: commands and flags, each flag with its variable.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use secrecy::SecretString;
 
 use crate::config::Options;
 
@@ -51,6 +54,12 @@ pub enum Command {
     /// Prints what is wrong, if anything is. Exits with 0 if all is ready, 1 if something is
     /// missing or stale or nobody answers, 2 if the settings are wrong.
     Check,
+    /// Remove every entry that freshcreds wrote, from every file, and nothing else
+    ///
+    /// What was written is known from the state folder. A daemon that runs would write it again,
+    /// so stop it first. Exits with 0 if nothing of ours is left, 1 if something is, 2 if the
+    /// settings are wrong.
+    Logout,
     /// Show what the running daemon knows: each registry's credential, each file
     ///
     /// Exits as `check` does.
@@ -93,6 +102,11 @@ pub struct Common {
         global = true
     )]
     pub docker_config: Vec<PathBuf>,
+
+    /// A folder to remember in what was written, or `off`: for `logout`, and for restarts that
+    /// fetch nothing [default: the one that systemd gives, else ~/.local/state/freshcreds]
+    #[arg(long, value_name = "FOLDER", env = "FRESHCREDS_STATE", global = true)]
+    pub state: Option<PathBuf>,
 
     /// Where the health endpoint listens, or `off` [default: 127.0.0.1:8099]
     #[arg(long, value_name = "ADDRESS:PORT", env = "FRESHCREDS_LISTEN", global = true)]
@@ -149,8 +163,17 @@ impl Common {
             docker_config: self.docker_config.iter().filter(named).cloned().collect(),
             registries: hosts.iter().flat_map(split).collect(),
             docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),
+            state: self.state.clone().filter(|path| !path.as_os_str().is_empty()),
+            state_folder: state_folder(std::env::var_os("STATE_DIRECTORY").as_deref()),
+            docker_auth_config: std::env::var("DOCKER_AUTH_CONFIG").ok().map(SecretString::from),
         }
     }
+}
+
+/// The first folder of those that a unit's `StateDirectory=` names.
+fn state_folder(variable: Option<&OsStr>) -> Option<PathBuf> {
+    let first = variable?.to_str()?.split(':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(first))
 }
 
 const EXAMPLES: &str = "\

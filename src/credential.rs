@@ -118,6 +118,33 @@ impl Credential {
         SecretString::from(STANDARD.encode(pair.expose_secret()))
     }
 
+    /// Reads an `auth` back that was written with this lifetime.
+    ///
+    /// # Errors
+    ///
+    /// If it is none.
+    pub fn from_auth(auth: &SecretString, lifetime: Lifetime) -> Result<Self, BadCredential> {
+        let pair = STANDARD.decode(auth.expose_secret()).ok().map(String::from_utf8);
+        let Some(Ok(pair)) = pair else { return Err(BadCredential::Undecodable) };
+        let pair = SecretString::from(pair);
+        let Some((username, secret)) = pair.expose_secret().split_once(':') else {
+            return Err(BadCredential::Undecodable);
+        };
+        Self::new(username, SecretString::from(secret), lifetime)
+    }
+
+    /// The user name.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The secret.
+    #[must_use]
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+
     /// Whether both are the same user name and secret, whatever their lifetimes.
     ///
     /// An issuer that caches hands the same token out again.
@@ -151,6 +178,9 @@ pub enum BadCredential {
     /// Docker would send it, and no registry would take it.
     #[error("it has a control character in it")]
     ControlCharacter,
+    /// Neither base64 nor a user name and a secret in it.
+    #[error("it does not decode to a user name and a secret")]
+    Undecodable,
     /// Longer than any registry's token, and than most servers' header limits.
     #[error("it is longer than 64 KiB")]
     TooLong,

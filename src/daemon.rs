@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -17,7 +17,8 @@ use crate::http::Bound;
 use crate::notify;
 use crate::refresh::{Assignment, Refresh};
 use crate::status::{Pulse, Report, Status};
-use crate::targets::Target;
+use crate::targets::memory::Remembered;
+use crate::targets::{self, Target};
 
 /// Keeps everything fresh until SIGTERM or SIGINT.
 ///
@@ -35,13 +36,13 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
     let mut status = new_status(settings, clock);
     let pulses: Vec<Pulse> =
         (0..settings.sources().len() + settings.targets.len()).map(|_| status.pulse()).collect();
-    let parts = Parts::build(settings, clock, Arc::new(status));
+    let parts = Parts::build(settings, clock, Arc::new(status), true);
     let status = Arc::clone(&parts.status);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         registries = settings.registries.len(),
         issuers = parts.refreshes.len(),
-        targets = ?settings.targets,
+        targets = ?settings.targets.iter().map(|target| &target.path).collect::<Vec<_>>(),
         "started"
     );
 
@@ -114,7 +115,7 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
 /// If it is stopped by a signal.
 pub async fn once(settings: &Settings, clock: &Clock) -> Result<Report, DaemonError> {
     let mut signals = Signals::new()?;
-    let parts = Parts::build(settings, clock, Arc::new(new_status(settings, clock)));
+    let parts = Parts::build(settings, clock, Arc::new(new_status(settings, clock)), false);
     let status = Arc::clone(&parts.status);
     let pass = async {
         let mut fetching = JoinSet::new();
@@ -172,25 +173,39 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(settings: &Settings, clock: &Clock, status: Arc<Status>) -> Self {
+    /// `goes_on` says whether a token that was written in an earlier run, and is good, is
+    /// as good as a new one.
+    fn build(settings: &Settings, clock: &Clock, status: Arc<Status>, goes_on: bool) -> Self {
         let wanted = watch::Sender::new(Wanted::new());
         let mut dice = fastrand::Rng::new();
+        let remembered = settings.shared.memory.load().unwrap_or_else(|error| {
+            warn!(%error, "what was written before is not known");
+            Remembered::default()
+        });
         let refreshes = settings.sources().into_iter().map(|(origin, hosts)| {
             let source = origin.source(clock);
             let limit = settings.fetch_timeout;
             let assignment = Assignment { origin, hosts, source, limit };
-            Refresh::new(
+            let (hosts, name) = (assignment.hosts.clone(), assignment.origin.to_string());
+            let refresh = Refresh::new(
                 assignment,
                 clock.clone(),
                 Arc::clone(&status),
                 wanted.clone(),
                 dice.fork(),
-            )
+            );
+            let known = targets::recall(&settings.targets, &remembered, &hosts, &name);
+            match known.filter(|_| goes_on) {
+                Some(credential) => refresh.going_on_with(credential),
+                None => refresh,
+            }
         });
         let refreshes = refreshes.collect();
-        let targets = settings.targets.iter().enumerate().map(|(index, path)| {
-            let (path, wanted) = (path.clone(), wanted.subscribe());
-            Target::new(index, path, clock.clone(), Arc::clone(&status), wanted, dice.fork())
+        let targets = settings.targets.iter().enumerate().map(|(index, options)| {
+            let (options, shared) = (options.clone(), settings.shared.clone());
+            let (status, wanted) = (Arc::clone(&status), wanted.subscribe());
+            Target::new(index, options, shared, clock.clone(), status, wanted, dice.fork())
+                .remembering(&remembered)
         });
         let targets = targets.collect();
         Self { status, refreshes, targets }
@@ -200,14 +215,19 @@ impl Parts {
 fn new_status(settings: &Settings, clock: &Clock) -> Status {
     let registries =
         settings.registries.iter().map(|registry| (registry.host.clone(), registry.origin.clone()));
-    Status::new(clock.clone(), registries, settings.targets.iter().cloned())
+    let targets =
+        settings.targets.iter().map(|target| (target.path.clone(), target.reader.as_str()));
+    Status::new(clock.clone(), registries, targets)
 }
 
 /// Waits until each registry was asked, and each target was looked at after that.
 async fn first_pass(status: &Status) {
     status
         .wait_for(|state| {
-            state.registries.values().all(|registry| registry.last_attempt.is_some())
+            state
+                .registries
+                .values()
+                .all(|registry| registry.last_attempt.is_some() || registry.lifetime.is_some())
                 && state.targets.iter().all(|target| {
                     target.failing.is_some()
                         || state.registries.iter().all(|(host, registry)| {

@@ -12,7 +12,7 @@ use freshcreds::clock::Clock;
 use freshcreds::config::{File, Settings, settings};
 use freshcreds::daemon::{self, DaemonError};
 use freshcreds::status::Report;
-use freshcreds::{http, log, process, table};
+use freshcreds::{http, log, process, table, targets};
 
 fn main() -> ExitCode {
     process::keep_memory_private();
@@ -55,6 +55,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 let report = daemon::once(&settings, &clock).await?;
                 Ok(tell_troubles(&report))
             }
+            Command::Logout => logout(common, &file).await,
             Command::Check => Ok(tell_troubles(&ask(common, &file).await?)),
             Command::Status(arguments) => {
                 let report = ask(common, &file).await?;
@@ -98,6 +99,38 @@ fn value<T: ValueEnum>(key: &str, text: &str) -> Result<T, Failure> {
         let names: Vec<_> = names.map(|value| format!("`{}`", value.get_name())).collect();
         wrong(format!("`{key} = \"{text}\"` means nothing: write one of {}", names.join(", ")))
     })
+}
+
+/// Removes what we wrote, if no daemon would write it again.
+async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
+    let options = common.options(&[]);
+    if let Ok(Some(address)) = settings::listen(&options, file)
+        && http::fetch(reachable(address)).await.is_ok()
+    {
+        return Err(failed(format!(
+            "a daemon answers on {address}, which would write the entries again: stop it first"
+        )));
+    }
+    let targets = settings::targets(&options, file).map_err(wrong)?;
+    let memory = settings::memory(&options, file).map_err(wrong)?;
+    let results = targets::logout(&targets, &memory).await.map_err(failed)?;
+    if results.is_empty() {
+        print(&mut io::stderr(), "nothing is known to have been written");
+    }
+    let mut code = ExitCode::SUCCESS;
+    for (path, result) in results {
+        let path = path.display();
+        let text = match result {
+            Ok(true) => format!("{path}: our entries are removed"),
+            Ok(false) => format!("{path}: nothing of ours is left in it"),
+            Err(error) => {
+                code = ExitCode::from(NOT_READY);
+                format!("{path}: {error}")
+            }
+        };
+        print(&mut io::stderr(), &text);
+    }
+    Ok(code)
 }
 
 /// Asks the daemon that runs with the same settings.

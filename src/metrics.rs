@@ -20,6 +20,9 @@ pub struct Metrics {
     refreshes: Family<RefreshLabels, Counter>,
     fetch_duration: Family<KindLabel, Histogram, fn() -> Histogram>,
     writes: Family<WriteLabels, Counter>,
+    overwrites: Family<TargetLabel, Counter>,
+    merges: Family<TargetLabel, Counter>,
+    in_the_way: Family<ObstacleLabels, Gauge>,
     expiry: Family<HostLabel, Timestamp>,
     next_refresh: Family<HostLabel, Timestamp>,
     ready: Gauge,
@@ -50,6 +53,24 @@ impl Metrics {
             "Replacements of a target's file, by outcome",
             Family::clone(&writes),
         );
+        let overwrites = Family::default();
+        registry.register(
+            "overwritten",
+            "How often another program took our entries away, and they were put back",
+            Family::clone(&overwrites),
+        );
+        let merges = Family::default();
+        registry.register(
+            "conflict",
+            "Writes of other programs that came in between one of ours, and were kept",
+            Family::clone(&merges),
+        );
+        let in_the_way = Family::default();
+        registry.register(
+            "in_the_way",
+            "Things that make readers of a target pass by its entries, by kind",
+            Family::clone(&in_the_way),
+        );
         let expiry = Family::default();
         registry.register_with_unit(
             "credential_expiry_timestamp",
@@ -66,7 +87,18 @@ impl Metrics {
         );
         let ready = Gauge::default();
         registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&ready));
-        Self { registry, refreshes, fetch_duration, writes, expiry, next_refresh, ready }
+        Self {
+            registry,
+            refreshes,
+            fetch_duration,
+            writes,
+            overwrites,
+            merges,
+            in_the_way,
+            expiry,
+            next_refresh,
+            ready,
+        }
     }
 
     /// Counts an attempt to fetch the credential of `host`.
@@ -84,6 +116,31 @@ impl Metrics {
     pub(crate) fn wrote(&self, target: &str, outcome: &'static str) {
         let labels = WriteLabels { target: target.to_owned(), outcome };
         self.writes.get_or_create(&labels).inc();
+    }
+
+    /// Counts that another program took our entries out of a target.
+    pub(crate) fn overwritten(&self, target: &str) {
+        self.overwrites.get_or_create(&TargetLabel { target: target.to_owned() }).inc();
+    }
+
+    /// Counts writes of others that came in between ours.
+    pub(crate) fn merged(&self, target: &str, conflicts: u32) {
+        let label = TargetLabel { target: target.to_owned() };
+        self.merges.get_or_create(&label).inc_by(conflicts.into());
+    }
+
+    /// Sets how many things of each kind are in the way of a target's readers.
+    pub(crate) fn set_in_the_way(
+        &self,
+        target: &str,
+        before: impl Iterator<Item = &'static str>,
+        now: &[&'static str],
+    ) {
+        for kind in before.chain(now.iter().copied()) {
+            let count = now.iter().filter(|other| **other == kind).count();
+            let labels = ObstacleLabels { target: target.to_owned(), kind };
+            self.in_the_way.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Sets what the gauges show of `host`.
@@ -131,6 +188,17 @@ struct RefreshLabels {
 struct WriteLabels {
     target: String,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TargetLabel {
+    target: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObstacleLabels {
+    target: String,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
-use crate::schedule::{self, Failure, Next, Reason};
+use crate::schedule::{self, Failure, Issuer, Next, Reason};
 use crate::sources::{FetchError, Minted, Origin, Source};
 use crate::status::{Failing, Status};
 
@@ -34,6 +34,8 @@ pub struct Refresh {
     dice: fastrand::Rng,
     /// The newest credential.
     current: Option<Credential>,
+    /// When to ask first.
+    first: Next,
     failures: u32,
 }
 
@@ -47,13 +49,43 @@ impl Refresh {
         wanted: watch::Sender<Wanted>,
         dice: fastrand::Rng,
     ) -> Self {
-        Self { assignment, clock, status, wanted, dice, current: None, failures: 0 }
+        let first = Next { at: clock.now(), reason: Reason::First };
+        Self { assignment, clock, status, wanted, dice, current: None, first, failures: 0 }
+    }
+
+    /// Starts with a credential of an earlier run, if it is still good: it is published,
+    /// and replaced when its time has come.
+    #[must_use]
+    pub fn going_on_with(mut self, credential: Credential) -> Self {
+        let life = credential.lifetime();
+        if life.is_over(self.clock.now()) {
+            return self;
+        }
+        // What the issuer is, nobody has said yet. Half of a life is right for one that
+        // mints, and one that hands out the same again says so when it is asked.
+        let next = schedule::after_success(life, Issuer::Minting, self.dice.f64());
+        for host in &self.assignment.hosts {
+            self.status.set_registry(host, |registry| {
+                registry.lifetime = Some(life);
+                registry.next = Some(next);
+            });
+        }
+        self.publish(&credential);
+        self.current = Some(credential);
+        self.first = next;
+        info!(
+            origin = %self.assignment.origin,
+            expires = %humantime::format_rfc3339_seconds(life.expires()),
+            next = %humantime::format_rfc3339_seconds(next.at),
+            "going on with the credential of an earlier run"
+        );
+        self
     }
 
     /// Keeps the credential fresh until `stop`; a change of `asked` makes it
     /// fetch at once.
     pub async fn run(mut self, stop: CancellationToken, mut asked: watch::Receiver<()>) {
-        let mut next = Next { at: self.clock.now(), reason: Reason::First };
+        let mut next = self.first;
         loop {
             tokio::select! {
                 biased;
@@ -117,11 +149,7 @@ impl Refresh {
             (SAME_TOKEN, life, schedule::after_same_token(now, life, issuer, dice))
         } else {
             let life = credential.lifetime();
-            self.wanted.send_modify(|wanted| {
-                wanted.extend(
-                    self.assignment.hosts.iter().map(|host| (host.clone(), credential.clone())),
-                );
-            });
+            self.publish(&credential);
             self.current = Some(credential);
             (SUCCESS, life, schedule::after_success(life, issuer, dice))
         };
@@ -148,6 +176,13 @@ impl Refresh {
             "credential fetched"
         );
         next
+    }
+
+    fn publish(&self, credential: &Credential) {
+        self.wanted.send_modify(|wanted| {
+            let hosts = self.assignment.hosts.iter();
+            wanted.extend(hosts.map(|host| (host.clone(), credential.clone())));
+        });
     }
 
     fn failed(&mut self, error: &FetchError) -> Next {

@@ -151,6 +151,25 @@ pub fn after_failure(
     Next { at: now + thrown.max(asked_for), reason }
 }
 
+/// How long to wait before an entry is put back again that another program has
+/// taken away `times` times in a row.
+///
+/// A few times cost nothing: someone logs in and out. From then on it is a tug of
+/// war, which nobody wins by pulling faster.
+#[must_use]
+pub fn after_overwrite(times: u32) -> Duration {
+    match times.checked_sub(FREE_PULLS + 1) {
+        None => Duration::ZERO,
+        Some(more) => LONGEST_TUG_PAUSE.min(Duration::from_secs(1) * 2_u32.pow(more.min(MOST_DOUBLINGS))),
+    }
+}
+
+/// A tug of war is over when nobody has pulled for this long after a pause.
+pub const TUG_ENDS: Duration = Duration::from_mins(1);
+
+const FREE_PULLS: u32 = 10;
+const LONGEST_TUG_PAUSE: Duration = Duration::from_mins(1);
+
 /// A token is replaced between 45 and 55 percent of its life.
 const HALF_LIFE_FROM: f64 = 0.45;
 const HALF_LIFE_SPREAD: f64 = 0.1;

@@ -63,6 +63,12 @@ pub(crate) struct Target {
     /// When it was last found to be as it should.
     pub(crate) verified: Option<SystemTime>,
     pub(crate) last_write: Option<SystemTime>,
+    /// What keeps others' updates safe while the file is written.
+    pub(crate) protection: Option<&'static str>,
+    /// Whether the file cannot be watched.
+    pub(crate) is_polled: bool,
+    /// Who reads it.
+    pub(crate) reader: &'static str,
     /// What was found: for each host that has a credential, the expiry of the
     /// one that stands in the file.
     pub(crate) found: BTreeMap<RegistryHost, SystemTime>,
@@ -111,7 +117,7 @@ impl Status {
     pub fn new(
         clock: Clock,
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
-        targets: impl IntoIterator<Item = PathBuf>,
+        targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
     ) -> Self {
         let registries = registries.into_iter().map(|(host, origin)| {
             let registry = Registry {
@@ -125,7 +131,8 @@ impl Status {
             };
             (host, registry)
         });
-        let targets = targets.into_iter().map(|path| Target { path, ..Target::default() });
+        let targets =
+            targets.into_iter().map(|(path, reader)| Target { path, reader, ..Target::default() });
         let state = State { registries: registries.collect(), targets: targets.collect() };
         Self {
             clock,

@@ -1,45 +1,139 @@
 //! Where credentials go: the loop of one docker `config.json` (or podman
 //! `auth.json`, which has the same form).
 //!
-//! [`document`] knows the text, [`file`](mod@file) replaces the file, and this loop makes
-//! the one hold what it should, looks whether it still does, and says so.
+//! | | |
+//! | --- | --- |
+//! | [`document`] | knows the text, and changes it by splicing |
+//! | [`obstacles`] | knows what makes a reader pass by an entry |
+//! | [`file`](mod@file), [`replace`] | read the file, and replace it |
+//! | [`leftovers`] | clears up after a writer that was killed |
+//! | [`memory`] | knows what we wrote in earlier runs |
+//!
+//! This loop makes the one hold what it should, looks whether it still does, and
+//! says so.
 
 pub mod document;
 pub mod file;
+mod helper;
+mod in_place;
+mod lease;
+pub mod leftovers;
+pub mod memory;
+pub mod obstacles;
+mod place;
+mod points;
+pub mod replace;
+mod turn;
+mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
-use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::document::{BadDocument, Document, Obstacle};
-use self::file::{FileError, Identity};
+pub use self::helper::{Action, HelperError};
+use self::memory::{Memory, MemoryError, Remembered, Traces};
+use self::obstacles::{Obstacle, Reader};
+use self::replace::Attributes;
+pub use self::turn::TargetError;
+use self::turn::{Look, Outcome, Work};
+use self::watch::{Spot, Watch};
 use crate::clock::Clock;
-use crate::credential::{RegistryHost, Wanted};
+use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
 use crate::schedule::{self, Failure};
 use crate::status::{Failing, InTheWay, Status};
+
+/// What the settings say about one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The file.
+    pub path: PathBuf,
+    /// Who reads it.
+    pub reader: Reader,
+    /// Its owner, group and mode, if they are not to be kept.
+    pub attributes: Attributes,
+    /// How it is written.
+    pub write: Write,
+    /// What to do where a reader passes by our entry.
+    pub hidden: Hidden,
+}
+
+impl Options {
+    /// What goes for a file of which nothing else is said.
+    #[must_use]
+    pub fn of(path: PathBuf) -> Self {
+        let is_podmans = path.file_name().is_some_and(|name| name == "auth.json");
+        Self {
+            path,
+            reader: if is_podmans { Reader::Podman } else { Reader::Docker },
+            attributes: Attributes::default(),
+            write: Write::Replace,
+            hidden: Hidden::Report,
+        }
+    }
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// By a new one that takes its place.
+    Replace,
+    /// Into itself, for the single file of a bind mount.
+    InPlace,
+}
+
+/// What to do where a reader asks a credential helper instead of our entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// Say so.
+    Report,
+    /// Change the file so that the reader reads our entry.
+    TakeOver,
+    /// Give the credential to the helper.
+    Store,
+}
+
+/// What goes for all targets.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Whether an entry of ours that has expired is removed.
+    pub remove_expired: bool,
+    /// The hosts that `DOCKER_AUTH_CONFIG` names.
+    pub in_environment: Arc<[String]>,
+    /// What we wrote.
+    pub memory: Memory,
+}
 
 /// Keeps one file as it should be.
 pub struct Target {
     index: usize,
-    path: PathBuf,
+    options: Options,
+    shared: Shared,
     clock: Clock,
     status: Arc<Status>,
-    wanted: watch::Receiver<Wanted>,
+    wanted: Receiver<Wanted>,
     dice: fastrand::Rng,
     /// What the last look found, if the file needs no second one while it stays
     /// the same.
-    seen: Option<(Identity, Look)>,
+    seen: Option<(file::Identity, Look)>,
     /// What stood in the file when it last was as it should be. Should a write fail,
     /// that is what still stands there, and it may still be good.
     written: Entries,
+    /// What we wrote in earlier runs.
+    traces: Traces,
+    /// What credential helpers have of us.
+    stored: BTreeMap<RegistryHost, Stored>,
+    is_prepared: bool,
     failures: u32,
+    tug: Tug,
+    forgotten: Option<String>,
+    spots: BTreeSet<Spot>,
+    watch: Option<Watch>,
 }
 
 impl Target {
@@ -47,14 +141,39 @@ impl Target {
     #[must_use]
     pub fn new(
         index: usize,
-        path: PathBuf,
+        options: Options,
+        shared: Shared,
         clock: Clock,
         status: Arc<Status>,
-        wanted: watch::Receiver<Wanted>,
+        wanted: Receiver<Wanted>,
         dice: fastrand::Rng,
     ) -> Self {
-        let written = Entries::new();
-        Self { index, path, clock, status, wanted, dice, seen: None, written, failures: 0 }
+        Self {
+            index,
+            options,
+            shared,
+            clock,
+            status,
+            wanted,
+            dice,
+            seen: None,
+            written: Entries::new(),
+            traces: Traces::new(),
+            stored: BTreeMap::new(),
+            is_prepared: false,
+            failures: 0,
+            tug: Tug::default(),
+            forgotten: None,
+            spots: BTreeSet::new(),
+            watch: None,
+        }
+    }
+
+    /// With what is known from earlier runs.
+    #[must_use]
+    pub fn remembering(mut self, remembered: &Remembered) -> Self {
+        self.traces = remembered.target(&self.options.path);
+        self
     }
 
     /// Keeps the file as it should be until `stop`. A write under way is finished,
@@ -63,14 +182,25 @@ impl Target {
         let mut looks = self.status.look_wanted();
         let mut retry = None;
         loop {
-            let may_write = retry.is_none_or(|at| at <= self.clock.now());
+            let wait = retry.max(self.tug.until);
+            let may_write = wait.is_none_or(|at| at <= self.clock.now());
             self.wanted.mark_unchanged();
             match self.reconcile(may_write).await {
                 Reconciled::AsWanted => retry = None,
                 Reconciled::Failed(at) => retry = Some(at),
                 Reconciled::Waiting => {}
             }
-            let check = self.clock.tick_after(CHECK_EVERY);
+            if self.arm() {
+                // Something may have happened before it was watched.
+                continue;
+            }
+            let wake = self.wake_at(retry);
+            let touched = async {
+                match &self.watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -83,9 +213,21 @@ impl Target {
                     // Others come at the same moment when the daemon starts.
                     self.clock.sleep(COALESCE).await;
                     retry = None;
+                    self.tug.until = None;
                 }
                 Ok(()) = looks.changed() => {}
-                () = self.clock.sleep_until(retry.map_or(check, |at| at.min(check))) => {}
+                watched = touched => {
+                    // A program that writes in place takes a moment.
+                    self.clock.sleep(COALESCE).await;
+                    match (&self.watch, watched) {
+                        (Some(watch), Ok(())) if watch.drain().is_ok() => {}
+                        _ => self.watch = None,
+                    }
+                    if self.is_for_the_content() {
+                        retry = None;
+                    }
+                }
+                () = self.clock.sleep_until(wake) => {}
             }
         }
     }
@@ -96,21 +238,75 @@ impl Target {
         matches!(self.reconcile(true).await, Reconciled::AsWanted)
     }
 
+    /// When to look if nobody asks.
+    fn wake_at(&self, retry: Option<SystemTime>) -> SystemTime {
+        let now = self.clock.now();
+        // A watch can miss what another machine does to a shared folder.
+        let check = if self.watch.is_some() {
+            self.clock.tick_after(CHECK_EVERY)
+        } else {
+            now + POLL_EVERY
+        };
+        let expiry = || {
+            let (_, look) = self.seen.as_ref()?;
+            look.found.values().filter(|expires| **expires > now).min().copied()
+        };
+        let expiry = if self.shared.remove_expired { expiry() } else { None };
+        let waits = [retry, self.tug.until.filter(|until| *until > now), expiry];
+        waits.into_iter().flatten().fold(check, SystemTime::min)
+    }
+
+    /// Watches what leads to the file. Says whether that is new.
+    fn arm(&mut self) -> bool {
+        if self.spots.is_empty() || self.watch.as_ref().is_some_and(|watch| watch.is_over(&self.spots)) {
+            return false;
+        }
+        let is_first_failure = self.watch.is_some() || !self.status.read(|state| state.targets[self.index].is_polled);
+        match Watch::new(&self.spots) {
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.status.set_target(self.index, |target| target.is_polled = false);
+                true
+            }
+            Err(error) => {
+                self.watch = None;
+                self.status.set_target(self.index, |target| target.is_polled = true);
+                if is_first_failure {
+                    let target_file = self.options.path.display();
+                    warn!(%target_file, %error, "the file cannot be watched, so it is polled");
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether what failed last can be mended by whoever writes the file.
+    fn is_for_the_content(&self) -> bool {
+        let failing = self.status.read(|state| state.targets[self.index].failing.clone());
+        failing.is_none_or(|failing| ["invalid", "not_a_file", "contended"].contains(&failing.kind))
+    }
+
     async fn reconcile(&mut self, may_write: bool) -> Reconciled {
         let wanted: Entries = self.wanted.borrow().iter().map(Entry::of).collect();
-        let hosts = self.status.read(|state| state.registries.keys().cloned().collect());
+        let hosts = self.status.read(|state| {
+            let registries = state.registries.iter();
+            registries.map(|(host, registry)| (host.clone(), registry.origin.to_string())).collect()
+        });
         let work = Work {
-            path: self.path.clone(),
-            wanted,
+            options: self.options.clone(),
+            shared: self.shared.clone(),
+            clock: self.clock.clone(),
             hosts,
+            wanted,
             written: self.written.clone(),
+            traces: self.traces.clone(),
             seen: self.seen.take(),
             may_write,
-            clock: self.clock.clone(),
+            is_prepared: self.is_prepared,
         };
         let looked = self.clock.monotonic();
         // The disk may take its time; the other loops must not wait for it.
-        let Ok((work, outcome)) = tokio::task::spawn_blocking(move || {
+        let Ok((work, mut outcome)) = tokio::task::spawn_blocking(move || {
             let outcome = work.reconcile();
             (work, outcome)
         })
@@ -119,21 +315,98 @@ impl Target {
             // Only a panic gets here, which ends the program where it is released.
             return Reconciled::Waiting;
         };
+        if let Some(look) = outcome.look.as_ref().filter(|_| self.options.hidden == Hidden::Store) {
+            let helpers = look.helpers.clone();
+            if let Err(error) = self.store(&helpers).await {
+                outcome.error = outcome.error.or(Some(error));
+            }
+        }
         self.take_note(work, outcome, looked)
+    }
+
+    /// Gives credentials to the programs that readers ask, and looks now and then
+    /// whether they still have them.
+    async fn store(
+        &mut self,
+        helpers: &BTreeMap<RegistryHost, String>,
+    ) -> Result<(), TargetError> {
+        self.stored.retain(|host, stored| helpers.get(host) == Some(&stored.name));
+        let wanted = self.wanted.borrow().clone();
+        for (host, name) in helpers {
+            let Some(credential) = wanted.get(host) else { continue };
+            let expires = credential.lifetime().expires();
+            if self.shared.remove_expired && credential.lifetime().is_over(self.clock.now()) {
+                if self.stored.remove(host).is_some() {
+                    helper::erase(name, host.as_str()).await?;
+                }
+                continue;
+            }
+            let now = self.clock.monotonic();
+            if let Some(stored) = self.stored.get_mut(host)
+                && stored.credential.is_same_token(credential)
+            {
+                if now.saturating_sub(stored.verified) < CHECK_EVERY {
+                    continue;
+                }
+                if helper::holds(name, host, credential).await? {
+                    stored.verified = now;
+                    continue;
+                }
+            }
+            self.stored.remove(host);
+            let (memory, path) = (self.shared.memory.clone(), self.options.path.clone());
+            let (traced, named) = (host.to_string(), name.clone());
+            let remembered = tokio::task::spawn_blocking(move || {
+                memory.update(&path, |traces| {
+                    traces.entry(traced.clone()).or_default().stored_with = Some(named.clone());
+                })
+            });
+            if let Ok(Err(error)) = remembered.await {
+                self.tell_forgotten(Some(error.to_string()));
+            }
+            helper::store(name, host, credential).await?;
+            let target_file = self.options.path.display();
+            info!(%target_file, %host, helper = name, "credential given to its helper");
+            let (name, credential) = (name.clone(), credential.clone());
+            self.stored.insert(host.clone(), Stored { name, credential, expires, verified: now });
+        }
+        Ok(())
     }
 
     /// Publishes what was found and done, and says when to try again if it is not
     /// as it should be.
     fn take_note(&mut self, work: Work, outcome: Outcome, looked: Duration) -> Reconciled {
         let now = self.clock.now();
-        let Outcome { look, wrote, error } = outcome;
-        let in_the_way = look.as_ref().map_or_else(Vec::new, Look::in_the_way);
-        self.tell(&work, wrote, error.as_ref(), &in_the_way);
+        let was_overwritten = outcome.wrote && work.wanted == self.written && !self.written.is_empty();
+        let Outcome { look, wrote, conflicts, protection, is_prepared, mut error, forgotten, spots } =
+            outcome;
+        self.is_prepared = is_prepared;
+        if !spots.is_empty() {
+            self.spots = spots;
+        }
+        self.tell_forgotten(forgotten);
+        if was_overwritten {
+            let pause = self.tug.pulled(now);
+            if error.is_none() && !pause.is_zero() {
+                let (path, times) = (self.options.path.clone(), self.tug.times);
+                error = Some(TargetError::TugOfWar { path, times, pause });
+            }
+        } else if error.is_none() && self.tug.is_over(now) {
+            self.tug = Tug::default();
+        } else if error.is_none() && self.tug.until.is_some() {
+            // It is as it should be, for the time being.
+            error = Some(TargetError::NotNow);
+        }
         let is_as_wanted = error.is_none();
+        let in_the_way = look.as_ref().map_or_else(Vec::new, |look| self.in_the_way(look));
+        self.tell(&work, wrote, conflicts, was_overwritten, error.as_ref(), &in_the_way);
+        let mut found = look.as_ref().map(|look| look.found.clone()).unwrap_or_default();
+        found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
         self.status.set_target(self.index, |target| {
             target.looked = Some(looked);
-            target.found = look.as_ref().map(|look| look.found.clone()).unwrap_or_default();
+            target.found = found;
             target.in_the_way = in_the_way;
+            target.protection = protection.map(replace::Protection::as_str).or(target.protection);
             if is_as_wanted {
                 target.verified = Some(now);
             }
@@ -157,34 +430,72 @@ impl Target {
                 self.written = work.wanted;
                 Reconciled::AsWanted
             }
+            Some(TargetError::TugOfWar { .. }) => Reconciled::AsWanted,
             Some(TargetError::NotNow) => Reconciled::Waiting,
             Some(_) => {
                 self.failures = self.failures.saturating_add(1);
                 let count = self.failures;
                 let failure = Failure { count, is_lasting: false, retry_after: None };
-                let earliest = work.wanted.values().map(|entry| entry.expires).min();
+                let earliest = work.wanted.values().map(|entry| entry.life.expires()).min();
                 let next = schedule::after_failure(now, earliest, failure, self.dice.f64());
                 Reconciled::Failed(next.at)
             }
         }
     }
 
+    fn in_the_way(&self, look: &Look) -> Vec<InTheWay> {
+        let reader = self.options.reader;
+        let describe = |obstacle: &Obstacle| {
+            let asks_helper =
+                matches!(obstacle, Obstacle::CredsStore { .. } | Obstacle::CredHelper { .. });
+            let hosts = self.status.read(|state| {
+                let hosts = state.registries.keys();
+                let hosts = hosts.filter(|host| obstacle.hides(host, reader));
+                hosts
+                    .filter(|host| !asks_helper || !self.stored.contains_key(*host))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            });
+            // With the credential in the helper it is in nobody's way.
+            let is_solved = asks_helper && hosts.is_empty() && !self.stored.is_empty();
+            (!is_solved).then(|| InTheWay {
+                kind: obstacle.kind(),
+                message: obstacle.to_string(),
+                hidden: hosts,
+            })
+        };
+        look.obstacles.iter().filter_map(describe).collect()
+    }
+
     /// Counts and logs what is new about a turn.
-    fn tell(&self, work: &Work, wrote: bool, error: Option<&TargetError>, in_the_way: &[InTheWay]) {
-        let target_file = self.path.display().to_string();
+    fn tell(
+        &self,
+        work: &Work,
+        wrote: bool,
+        conflicts: u32,
+        was_overwritten: bool,
+        error: Option<&TargetError>,
+        in_the_way: &[InTheWay],
+    ) {
+        let target_file = self.options.path.display().to_string();
         let (failing, known) = self.status.read(|state| {
             let before = &state.targets[self.index];
             (before.failing.clone(), before.in_the_way.clone())
         });
+        self.status.metrics.merged(&target_file, conflicts);
         if wrote {
             self.status.metrics.wrote(&target_file, "written");
             let hosts: Vec<_> = work.wanted.keys().map(RegistryHost::as_str).collect();
-            let because = if work.wanted == self.written {
+            let because = if was_overwritten {
+                self.status.metrics.overwritten(&target_file);
                 "another program changed it"
             } else {
                 "there are new credentials"
             };
-            info!(target_file, ?hosts, because, "credentials written");
+            // A tug of war is told once, not at each pull.
+            if failing.as_ref().is_none_or(|failing| failing.kind != "tug_of_war") {
+                info!(target_file, ?hosts, because, "credentials written");
+            }
         }
         match error {
             None if failing.is_some() => {
@@ -192,18 +503,77 @@ impl Target {
             }
             None | Some(TargetError::NotNow) => {}
             Some(error) => {
-                self.status.metrics.wrote(&target_file, error.kind());
+                if !matches!(error, TargetError::TugOfWar { .. }) {
+                    self.status.metrics.wrote(&target_file, error.kind());
+                }
                 let message = error.to_string();
-                if failing.is_none_or(|failing| failing.message != message) {
+                if failing.is_none_or(|failing| {
+                    failing.kind != error.kind()
+                        || failing.kind != "tug_of_war" && failing.message != message
+                }) {
                     warn!(target_file, kind = error.kind(), %error, "target not as it should be");
                 }
             }
         }
+        let kinds: Vec<_> = in_the_way.iter().map(|obstacle| obstacle.kind).collect();
+        let before = known.iter().map(|obstacle| obstacle.kind);
+        self.status.metrics.set_in_the_way(&target_file, before, &kinds);
         for InTheWay { kind, message, .. } in
             in_the_way.iter().filter(|obstacle| !known.contains(obstacle))
         {
             warn!(target_file, kind, detail = message, "readers pass by the credentials");
         }
+    }
+
+    fn tell_forgotten(&mut self, forgotten: Option<String>) {
+        if let Some(error) = forgotten.as_ref().filter(|_| self.forgotten != forgotten) {
+            warn!(
+                error,
+                "what is written cannot be remembered, so a restart fetches anew, and `logout` will \
+                 not know it: set `state`"
+            );
+        }
+        if forgotten.is_some() {
+            self.forgotten = forgotten;
+        }
+    }
+}
+
+/// What was given to a credential helper.
+struct Stored {
+    name: String,
+    credential: Credential,
+    expires: SystemTime,
+    /// When it was last found there, by the monotonic clock.
+    verified: Duration,
+}
+
+/// Another program that takes away what is put back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tug {
+    times: u32,
+    last: Option<SystemTime>,
+    /// Nothing is put back before then.
+    until: Option<SystemTime>,
+}
+
+impl Tug {
+    /// Counts one more, and says how long to wait before the next.
+    fn pulled(&mut self, now: SystemTime) -> Duration {
+        if self.is_over(now) {
+            self.times = 0;
+        }
+        self.times = self.times.saturating_add(1);
+        self.last = Some(now);
+        let pause = schedule::after_overwrite(self.times);
+        self.until = (!pause.is_zero()).then(|| now + pause);
+        pause
+    }
+
+    /// Whether nobody has pulled for long enough.
+    fn is_over(&self, now: SystemTime) -> bool {
+        let pause = schedule::after_overwrite(self.times);
+        self.last.is_none_or(|last| now >= last + pause + schedule::TUG_ENDS)
     }
 }
 
@@ -217,21 +587,18 @@ enum Reconciled {
     Waiting,
 }
 
-/// An `auth` and when it expires.
+/// An `auth` and its life.
 #[derive(Clone)]
 struct Entry {
     auth: SecretString,
-    expires: SystemTime,
+    life: Lifetime,
 }
 
 type Entries = BTreeMap<RegistryHost, Entry>;
 
 impl Entry {
-    fn of(
-        (host, credential): (&RegistryHost, &crate::credential::Credential),
-    ) -> (RegistryHost, Self) {
-        let expires = credential.lifetime().expires();
-        (host.clone(), Self { auth: credential.auth(), expires })
+    fn of((host, credential): (&RegistryHost, &Credential)) -> (RegistryHost, Self) {
+        (host.clone(), Self { auth: credential.auth(), life: credential.lifetime() })
     }
 
     fn is(&self, auth: &SecretString) -> bool {
@@ -245,165 +612,66 @@ impl PartialEq for Entry {
     }
 }
 
-/// All that a turn needs, on the thread that may wait for the disk.
-struct Work {
-    path: PathBuf,
-    wanted: Entries,
-    hosts: Vec<RegistryHost>,
-    written: Entries,
-    seen: Option<(Identity, Look)>,
-    may_write: bool,
-    clock: Clock,
+/// The credential that stands in one of the targets, and that we wrote there in an
+/// earlier run for a registry of the same origin.
+#[must_use]
+pub fn recall(
+    targets: &[Options],
+    remembered: &Remembered,
+    hosts: &[RegistryHost],
+    origin: &str,
+) -> Option<Credential> {
+    let newest = |one: &Credential, other: &Credential| {
+        one.lifetime().expires().cmp(&other.lifetime().expires())
+    };
+    let found = targets.iter().filter_map(|options| {
+        let traces = remembered.target(&options.path);
+        let old = file::read(&options.path, options.attributes.owner).ok()?;
+        let document = document::Document::parse(&old.content).ok()?;
+        hosts
+            .iter()
+            .filter_map(|host| {
+                let auth = document.auth(host)?;
+                let token = traces.get(host.as_str())?.token(&auth)?;
+                (token.origin == origin)
+                    .then(|| Credential::from_auth(&auth, token.lifetime()).ok())
+                    .flatten()
+            })
+            .max_by(newest)
+    });
+    found.max_by(newest)
 }
 
-/// What stood in the file when it was looked at.
-#[derive(Clone)]
-struct Look {
-    identity: Identity,
-    /// Whether any later write would change the identity.
-    is_settled: bool,
-    found: BTreeMap<RegistryHost, SystemTime>,
-    obstacles: Vec<Obstacle>,
-    hosts: Vec<RegistryHost>,
-}
-
-impl Look {
-    fn in_the_way(&self) -> Vec<InTheWay> {
-        let describe = |obstacle: &Obstacle| InTheWay {
-            kind: obstacle.kind(),
-            message: obstacle.to_string(),
-            hidden: self.hosts.iter().filter(|host| obstacle.hides(host)).cloned().collect(),
-        };
-        self.obstacles.iter().map(describe).collect()
-    }
-}
-
-/// What a turn found and did.
-struct Outcome {
-    look: Option<Look>,
-    wrote: bool,
-    error: Option<TargetError>,
-}
-
-impl Work {
-    fn reconcile(&self) -> Outcome {
-        if let Some((identity, look)) = &self.seen
-            && self.wanted == self.written
-            && Identity::at(&self.path).is_ok_and(|now| now == *identity)
-        {
-            return Outcome { look: Some(look.clone()), wrote: false, error: None };
-        }
-        let mut wrote = false;
-        for _ in 0..MOST_ROUNDS {
-            match self.turn() {
-                Turn::AsWanted(look) => {
-                    return Outcome { look: Some(look), wrote, error: None };
-                }
-                Turn::Written => wrote = true,
-                Turn::Overtaken => {}
-                Turn::Failed(look, error) => {
-                    return Outcome { look, wrote, error: Some(error) };
+/// Removes from every target what we wrote there, and nothing else. Says, for each
+/// target, whether there was something to remove.
+///
+/// # Errors
+///
+/// If it is not known what we wrote.
+pub async fn logout(
+    configured: &[Options],
+    memory: &Memory,
+) -> Result<Vec<(PathBuf, Result<bool, TargetError>)>, MemoryError> {
+    let remembered = memory.load()?;
+    let mut results = Vec::new();
+    for (path, traces) in remembered.targets() {
+        let options = configured.iter().find(|options| options.path == path);
+        let options = options.cloned().unwrap_or_else(|| Options::of(path.to_owned()));
+        let mut result = turn::take_away(&options, memory, traces);
+        for (host, trace) in traces {
+            if let Some(name) = &trace.stored_with {
+                match helper::erase(name, host).await {
+                    Ok(()) => result = result.map(|_| true),
+                    Err(error) => result = result.and(Err(error.into())),
                 }
             }
         }
-        let error = TargetError::Contended { path: self.path.clone() };
-        Outcome { look: None, wrote, error: Some(error) }
-    }
-
-    /// Reads the file, and writes it if it is not as it should be. What was
-    /// written is only believed once the next turn has read it back.
-    fn turn(&self) -> Turn {
-        let old = match file::read(&self.path) {
-            Ok(old) => old,
-            Err(error) => return Turn::Failed(None, error.into()),
-        };
-        let document = match Document::parse(&old.content) {
-            Ok(document) => document,
-            Err(reason) => {
-                let path = self.path.clone();
-                return Turn::Failed(None, TargetError::Invalid { path, reason });
-            }
-        };
-        let look = self.look(&document, old.identity);
-        let wanted: Vec<_> =
-            self.wanted.iter().map(|(host, entry)| (host.clone(), entry.auth.clone())).collect();
-        let Some(new) = document.with(&wanted) else {
-            return Turn::AsWanted(look);
-        };
-        if !self.may_write {
-            return Turn::Failed(Some(look), TargetError::NotNow);
+        if result.is_ok() {
+            memory.update(path, Traces::clear)?;
         }
-        match file::replace(&old, new.expose_secret().as_bytes()) {
-            Ok(true) => Turn::Written,
-            Ok(false) => Turn::Overtaken,
-            Err(error) => Turn::Failed(Some(look), error.into()),
-        }
+        results.push((path.to_owned(), result));
     }
-
-    /// Which of our tokens stand in the file. Of one that is not ours nobody
-    /// knows how long it will live.
-    fn look(&self, document: &Document<'_>, identity: Identity) -> Look {
-        let expiry_of = |host: &RegistryHost, auth: &SecretString| {
-            let ours = [self.wanted.get(host), self.written.get(host)];
-            ours.into_iter().flatten().find(|entry| entry.is(auth)).map(|entry| entry.expires)
-        };
-        let found = self.hosts.iter().filter_map(|host| {
-            let auth = document.auth(host)?;
-            Some((host.clone(), expiry_of(host, &auth)?))
-        });
-        Look {
-            identity,
-            is_settled: !identity.is_fresh(self.clock.now()),
-            found: found.collect(),
-            obstacles: document.obstacles(&self.hosts),
-            hosts: self.hosts.clone(),
-        }
-    }
-}
-
-enum Turn {
-    AsWanted(Look),
-    Written,
-    Overtaken,
-    Failed(Option<Look>, TargetError),
-}
-
-/// Why a target is not as it should be.
-#[derive(Debug, Error)]
-pub enum TargetError {
-    /// The file could not be read or replaced.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// What is in the file is not docker's.
-    #[error("{} is left as it is: {reason}", path.display())]
-    Invalid {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: BadDocument,
-    },
-    /// Others write so often that there never was a moment for us.
-    #[error("{} is rewritten by other programs all the time", path.display())]
-    Contended {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The last try failed, and the next is not due yet.
-    #[error("the next try is not due yet")]
-    NotNow,
-}
-
-impl TargetError {
-    /// A short fixed word for logs, metrics and reports.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::File(error) => error.kind(),
-            Self::Invalid { .. } => "invalid",
-            Self::Contended { .. } => "contended",
-            Self::NotNow => "not_now",
-        }
-    }
+    Ok(results)
 }
 
 /// The file that docker's CLI would read: `$DOCKER_CONFIG/config.json`, else the
@@ -422,8 +690,8 @@ const CHECK_EVERY: Duration = Duration::from_mins(1);
 /// How long to wait for further credentials that come at the same moment.
 const COALESCE: Duration = Duration::from_millis(20);
 
-/// How often to start again when other programs write at the same time.
-const MOST_ROUNDS: u32 = 50;
+/// How often the file is looked at where it cannot be watched.
+const POLL_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

@@ -20,11 +20,48 @@ pub struct File {
     pub docker_config: Option<Vec<PathBuf>>,
     /// How long an issuer may take, as in `30s`.
     pub fetch_timeout: Option<String>,
+    /// Where it is remembered what was written, or `off`.
+    pub state: Option<PathBuf>,
+    /// `leave` or `remove`.
+    pub expired_entries: Option<String>,
     /// Registries whose names say what they are.
     pub registries: Option<Vec<String>>,
     /// Registries whose names do not.
     #[serde(default)]
     pub registry: Vec<RegistryTable>,
+    /// Files of which there is more to say.
+    #[serde(default)]
+    pub target: Vec<TargetTable>,
+}
+
+/// A `[[target]]` table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetTable {
+    /// The file.
+    pub path: PathBuf,
+    /// `docker` or `podman`; what the file's name says if it is left out.
+    pub reader: Option<String>,
+    /// A user, by name or number.
+    pub owner: Option<Id>,
+    /// A group, by name or number.
+    pub group: Option<Id>,
+    /// The permission bits, as in `0600`.
+    pub mode: Option<String>,
+    /// `replace` or `in-place`.
+    pub write: Option<String>,
+    /// `report`, `take-over` or `store`.
+    pub hidden: Option<String>,
+}
+
+/// A user or a group.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a name or a number")]
+pub enum Id {
+    /// By its number.
+    Number(u32),
+    /// By its name, or by its number in quotes.
+    Name(String),
 }
 
 /// A `[[registry]]` table.
@@ -148,5 +185,9 @@ mod tests {
         assert!(file.fetch_timeout.is_some());
         assert!(file.registries.is_some());
         assert!(file.registry.iter().any(|table| table.kind.is_some() && table.region.is_some()));
+        assert!(file.state.is_some() && file.expired_entries.is_some());
+        let table = &file.target[0];
+        assert!(table.reader.is_some() && table.write.is_some() && table.hidden.is_some());
+        assert!(table.owner.is_some() && table.group.is_some() && table.mode.is_some());
     }
 }

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::file::{File, RegistryTable};
+use super::file::{File, Id, RegistryTable, TargetTable};
 use crate::credential::{BadHost, RegistryHost};
 use crate::sources::{BadRegion, EcrOrigin, Kind, Origin, UnknownKind, UnknownRegistry};
-use crate::targets::default_docker_config;
+use crate::targets::memory::Memory;
+use crate::targets::obstacles::{Reader, hosts_in_environment};
+use crate::targets::{Hidden, Options as Target, Shared, Write, default_docker_config};
 
 /// What the daemon runs with.
 #[derive(Debug)]
@@ -20,7 +23,9 @@ pub struct Settings {
     /// What is kept fresh, in order and without repetition.
     pub registries: Vec<Registry>,
     /// Where it is kept.
-    pub targets: Vec<PathBuf>,
+    pub targets: Vec<Target>,
+    /// What goes for all of them.
+    pub shared: Shared,
     /// How long an issuer may take.
     pub fetch_timeout: Duration,
 }
@@ -45,6 +50,12 @@ pub struct Options {
     pub registries: Vec<String>,
     /// The folder that `DOCKER_CONFIG` names.
     pub docker_config_folder: Option<PathBuf>,
+    /// Where it is remembered what was written, or `off`.
+    pub state: Option<PathBuf>,
+    /// The folder that systemd made for it (`STATE_DIRECTORY`).
+    pub state_folder: Option<PathBuf>,
+    /// What `DOCKER_AUTH_CONFIG` says.
+    pub docker_auth_config: Option<SecretString>,
 }
 
 impl Settings {
@@ -58,6 +69,7 @@ impl Settings {
             listen: listen(options, file)?,
             registries: registries(options, file)?,
             targets: targets(options, file)?,
+            shared: shared(options, file)?,
             fetch_timeout: fetch_timeout(file)?,
         })
     }
@@ -84,6 +96,23 @@ pub fn listen(options: &Options, file: &File) -> Result<Option<SocketAddr>, BadS
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| BadSettings::Listen(text.to_owned()))
+}
+
+/// Where it is remembered what was written.
+///
+/// # Errors
+///
+/// If the path is none.
+pub fn memory(options: &Options, file: &File) -> Result<Memory, BadSettings> {
+    let named = options.state.as_ref().or(file.state.as_ref());
+    if let Some(path) = named {
+        if path.starts_with("~") {
+            return Err(BadSettings::Tilde(path.clone()));
+        }
+        return Ok(Memory::new((path != Path::new("off")).then(|| path.clone())));
+    }
+    let default = || Some(dirs::state_dir()?.join(env!("CARGO_PKG_NAME")));
+    Ok(Memory::new(options.state_folder.clone().or_else(default)))
 }
 
 /// Why the settings cannot be used.
@@ -146,6 +175,41 @@ pub enum BadSettings {
     /// The same file twice.
     #[error("the file {} is named twice", .0.display())]
     TargetTwice(PathBuf),
+    /// A word that means nothing.
+    #[error("`{key} = \"{text}\"` means nothing: write one of {known}")]
+    Word {
+        /// Whose value.
+        key: &'static str,
+        /// What was written.
+        text: String,
+        /// What could have been.
+        known: &'static str,
+    },
+    /// A word that means nothing, for a target.
+    #[error("the target {}: {source}", path.display())]
+    Target {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<Self>,
+    },
+    /// Nobody of this name.
+    #[error("`{key} = \"{name}\"`: there is no such name on this machine; a number always works")]
+    NoSuchId {
+        /// Whose value.
+        key: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Not permission bits.
+    #[error("`mode = \"{0}\"` is no file mode: write it as in \"0600\"")]
+    Mode(String),
+    /// Writing in place changes no owner.
+    #[error("`{0}` cannot be kept with `write = \"in-place\"`, which leaves the file as it is")]
+    NotInPlace(&'static str),
+    /// Two tables for one file.
+    #[error("the file {} has two [[target]] tables: leave one", .0.display())]
+    TwoTargetTables(PathBuf),
     /// Not a duration.
     #[error("`fetch_timeout = \"{0}\"` is no duration from 1s to 5m: write it as in \"30s\"")]
     FetchTimeout(String),
@@ -222,29 +286,137 @@ fn described_registry(table: &RegistryTable) -> Result<Registry, BadSettings> {
     Ok(Registry { host, origin })
 }
 
-fn targets(options: &Options, file: &File) -> Result<Vec<PathBuf>, BadSettings> {
+/// The files to keep fresh.
+///
+/// # Errors
+///
+/// If a text does not mean anything.
+pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSettings> {
+    let mut described = Vec::<Target>::new();
+    for table in &file.target {
+        let target = described_target(table)
+            .map_err(|source| BadSettings::Target { path: table.path.clone(), source: source.into() })?;
+        if described.iter().any(|other| other.path == target.path) {
+            return Err(BadSettings::TwoTargetTables(target.path));
+        }
+        described.push(target);
+    }
     let named = if options.docker_config.is_empty() {
         file.docker_config.as_deref().unwrap_or_default()
     } else {
         options.docker_config.as_slice()
     };
-    if named.is_empty() {
-        let folder = options.docker_config_folder.as_deref();
-        let target = default_docker_config(folder.filter(|folder| *folder != Path::new("")));
-        return Ok(vec![target.ok_or(BadSettings::NoTarget)?]);
-    }
-    let mut targets = Vec::<PathBuf>::new();
+    let mut targets = Vec::<Target>::new();
     for path in named {
-        if path.starts_with("~") {
-            return Err(BadSettings::Tilde(path.clone()));
-        }
-        if targets.contains(path) {
+        if targets.iter().any(|other| other.path == *path) {
             return Err(BadSettings::TargetTwice(path.clone()));
         }
-        targets.push(path.clone());
+        let target = described.iter().find(|target| target.path == *path);
+        targets.push(target.cloned().unwrap_or_else(|| Target::of(path.clone())));
     }
-    Ok(targets)
+    if options.docker_config.is_empty() {
+        let further = described.into_iter();
+        let further: Vec<_> = further.filter(|target| !targets.contains(target)).collect();
+        targets.extend(further);
+    }
+    if targets.is_empty() {
+        let folder = options.docker_config_folder.as_deref();
+        let path = default_docker_config(folder.filter(|folder| *folder != Path::new("")));
+        targets.push(Target::of(path.ok_or(BadSettings::NoTarget)?));
+    }
+    match targets.iter().find(|target| target.path.starts_with("~")) {
+        Some(target) => Err(BadSettings::Tilde(target.path.clone())),
+        None => Ok(targets),
+    }
 }
+
+fn described_target(table: &TargetTable) -> Result<Target, BadSettings> {
+    let mut target = Target::of(table.path.clone());
+    let word = |key, text: &Option<String>, known| {
+        let text = text.clone().unwrap_or_default();
+        BadSettings::Word { key, text, known }
+    };
+    target.reader = match table.reader.as_deref() {
+        None => target.reader,
+        Some("docker") => Reader::Docker,
+        Some("podman") => Reader::Podman,
+        Some(_) => return Err(word("reader", &table.reader, "`docker`, `podman`")),
+    };
+    target.write = match table.write.as_deref() {
+        None | Some("replace") => Write::Replace,
+        Some("in-place") => Write::InPlace,
+        Some(_) => return Err(word("write", &table.write, "`replace`, `in-place`")),
+    };
+    target.hidden = match table.hidden.as_deref() {
+        None | Some("report") => Hidden::Report,
+        Some("take-over") => Hidden::TakeOver,
+        Some("store") => Hidden::Store,
+        Some(_) => return Err(word("hidden", &table.hidden, "`report`, `take-over`, `store`")),
+    };
+    let attributes = &mut target.attributes;
+    attributes.owner = id("owner", table.owner.as_ref(), |name| {
+        Some(nix::unistd::User::from_name(name).ok()??.uid.as_raw())
+    })?;
+    attributes.group = id("group", table.group.as_ref(), |name| {
+        Some(nix::unistd::Group::from_name(name).ok()??.gid.as_raw())
+    })?;
+    attributes.mode = match &table.mode {
+        None => None,
+        Some(text) => Some(
+            u32::from_str_radix(text, 8)
+                .ok()
+                .filter(|mode| *mode <= MOST_PERMISSIONS)
+                .ok_or_else(|| BadSettings::Mode(text.clone()))?,
+        ),
+    };
+    if target.write == Write::InPlace {
+        let kept = [
+            ("owner", attributes.owner.is_some()),
+            ("group", attributes.group.is_some()),
+            ("mode", attributes.mode.is_some()),
+        ];
+        if let Some((key, _)) = kept.into_iter().find(|(_, is_set)| *is_set) {
+            return Err(BadSettings::NotInPlace(key));
+        }
+    }
+    Ok(target)
+}
+
+fn id(
+    key: &'static str,
+    id: Option<&Id>,
+    look_up: impl Fn(&str) -> Option<u32>,
+) -> Result<Option<u32>, BadSettings> {
+    match id {
+        None => Ok(None),
+        Some(Id::Number(number)) => Ok(Some(*number)),
+        Some(Id::Name(name)) => match name.parse().ok().or_else(|| look_up(name)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(BadSettings::NoSuchId { key, name: name.clone() }),
+        },
+    }
+}
+
+fn shared(options: &Options, file: &File) -> Result<Shared, BadSettings> {
+    let remove_expired = match file.expired_entries.as_deref() {
+        None | Some("leave") => false,
+        Some("remove") => true,
+        Some(text) => {
+            let (key, text, known) = ("expired_entries", text.to_owned(), "`leave`, `remove`");
+            return Err(BadSettings::Word { key, text, known });
+        }
+    };
+    let environment = options.docker_auth_config.as_ref();
+    let in_environment =
+        environment.map(|text| hosts_in_environment(text.expose_secret())).unwrap_or_default();
+    Ok(Shared {
+        remove_expired,
+        in_environment: in_environment.into(),
+        memory: memory(options, file)?,
+    })
+}
+
+const MOST_PERMISSIONS: u32 = 0o777;
 
 fn fetch_timeout(file: &File) -> Result<Duration, BadSettings> {
     let Some(text) = file.fetch_timeout.as_deref() else {

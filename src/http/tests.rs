@@ -19,7 +19,7 @@ impl Bench {
         let status = Status::new(
             Clock::system(),
             [("gcr.io".parse().unwrap(), Origin::Google)],
-            Vec::<PathBuf>::new(),
+            Vec::<(PathBuf, &str)>::new(),
         );
         let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, stop) = (bound.address(), CancellationToken::new());

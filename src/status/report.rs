@@ -107,6 +107,14 @@ pub struct TargetReport {
     /// When it was last written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_write: Option<String>,
+    /// Who reads it: `docker` or `podman`.
+    pub reader: String,
+    /// What keeps other programs' updates safe while it is written: `leased exchange`,
+    /// `exchange`, `rename` or `in place`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection: Option<String>,
+    /// How it is noticed that another program writes it: `events` or `poll`.
+    pub watched_by: String,
     /// The last failure, until a write or a look succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Trouble>,
@@ -269,7 +277,9 @@ fn why_not_ready(
                 .in_the_way
                 .iter()
                 .find(|obstacle| obstacle.hidden.contains(host))
-                .map(|obstacle| format!("docker passes by it in {path}: {}", obstacle.message)),
+                .map(|obstacle| {
+                    format!("{} passes by it in {path}: {}", target.reader, obstacle.message)
+                }),
         }
     })
 }
@@ -282,7 +292,7 @@ fn target(target: &Target, state: &State) -> TargetReport {
         .any(|(host, registry)| registry.lifetime.is_some() && !target.found.contains_key(host));
     let status = if is_in_vain || lacks_one || target.looked.is_none() {
         Verdict::Fail
-    } else if target.failing.is_some() {
+    } else if target.failing.is_some() || !target.in_the_way.is_empty() {
         Verdict::Warn
     } else {
         Verdict::Pass
@@ -293,6 +303,9 @@ fn target(target: &Target, state: &State) -> TargetReport {
         status,
         verified: target.verified.map(rfc3339),
         last_write: target.last_write.map(rfc3339),
+        reader: target.reader.to_owned(),
+        protection: target.protection.map(str::to_owned),
+        watched_by: if target.is_polled { "poll" } else { "events" }.to_owned(),
         last_error: target.failing.as_ref().map(trouble),
         in_the_way: target
             .in_the_way

@@ -6,11 +6,10 @@
 //! copied. So order, unknown keys, numbers of any size, escapes, duplicates,
 //! indentation and line ends stay as they were.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
@@ -59,8 +58,7 @@ impl<'a> Document<'a> {
     pub fn auth(&self, host: &RegistryHost) -> Option<SecretString> {
         // Where a key stands twice, Go's decoder and podman's take the last one.
         let entry = self.entries().filter(|entry| entry.key == host.as_str()).last()?;
-        let plain = plain_entry(self.text, entry)?;
-        serde_json::from_str::<String>(&self.text[plain]).ok().map(SecretString::from)
+        self.plain_auth(entry)
     }
 
     /// The whole new text with `auth` under each bare host, or `None` if that is
@@ -88,39 +86,109 @@ impl<'a> Document<'a> {
         Some(apply(self.text, edits))
     }
 
-    /// What makes docker pass by the entries of `hosts` in this file.
+    /// The text without the entries that `is_unwanted` names, or `None` if there is none
+    /// of them. It gets an entry's key, and its `auth` if that is all it has.
     #[must_use]
-    pub fn obstacles(&self, hosts: &[RegistryHost]) -> Vec<Obstacle> {
-        let Root::Object { object, .. } = &self.root else {
-            return Vec::new();
-        };
-        let mut obstacles = Vec::new();
-        for member in &object.members {
-            if member.is("credsStore")
-                && let Ok(name) = serde_json::from_str::<String>(member.raw)
-                && !name.is_empty()
-            {
-                obstacles.push(Obstacle::CredsStore { name });
-            }
-            if member.is("credHelpers")
-                && let Ok(helpers) = Object::parse(self.text, member.raw, "")
-            {
-                obstacles.extend(helpers.members.iter().filter_map(|helper| {
-                    let host = hosts.iter().find(|host| host.as_str() == helper.key)?;
-                    let name = serde_json::from_str::<String>(helper.raw).unwrap_or_default();
-                    Some(Obstacle::CredHelper { host: host.clone(), name })
-                }));
+    pub fn without(
+        &self,
+        is_unwanted: impl Fn(&str, Option<&SecretString>) -> bool,
+    ) -> Option<SecretString> {
+        let mut edits = Vec::new();
+        if let Root::Object { auths, .. } = &self.root {
+            for auths in auths {
+                if let Auths::Object(object) = auths {
+                    edits.extend(self.removals(object, |member| {
+                        is_unwanted(&member.key, self.plain_auth(member).as_ref())
+                    }));
+                }
             }
         }
-        for entry in self.entries() {
-            if !entry_is_readable(entry) {
-                obstacles.push(Obstacle::UnreadableEntry { key: shorten(&entry.key) });
-            }
-        }
-        obstacles
+        (!edits.is_empty()).then(|| apply(self.text, edits))
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Member<'a>> {
+    /// The text with these values under `credHelpers`, or without the key where the value
+    /// is `None`; or `None` if that is what the text has already.
+    #[must_use]
+    pub fn with_helpers(&self, helpers: &[(&str, Option<String>)]) -> Option<SecretString> {
+        let Root::Object { object, .. } = &self.root else { return None };
+        let mut edits = Vec::new();
+        let mut home = None;
+        let mut missing: Vec<(&str, String)> = Vec::new();
+        let found: Vec<(&Member<'_>, Option<Object<'_>>)> = object
+            .members
+            .iter()
+            .filter(|member| member.is(CRED_HELPERS))
+            .map(|member| (member, Object::parse(self.text, member.raw, "").ok()))
+            .collect();
+        for (key, value) in helpers {
+            let mut is_there = false;
+            for helper in found.iter().filter_map(|(_, object)| object.as_ref()).flat_map(|o| &o.members) {
+                if helper.key == *key {
+                    is_there = true;
+                    if let Some(value) = value.as_ref().filter(|value| *value != helper.raw) {
+                        edits.push(Edit { span: helper.value.clone(), text: value.clone().into() });
+                    }
+                }
+            }
+            if let Some(value) = value.as_ref().filter(|_| !is_there) {
+                missing.push((key, value.clone()));
+            }
+        }
+        for (member, object) in &found {
+            if let Some(object) = object {
+                edits.extend(self.removals(object, |helper| {
+                    helpers.iter().any(|(key, value)| *key == helper.key && value.is_none())
+                }));
+            }
+            home = Some((member, object));
+        }
+        if !missing.is_empty() {
+            let members: Vec<(&str, Value<'_>)> =
+                missing.iter().map(|(key, value)| (*key, Value::Raw(value))).collect();
+            edits.push(match home {
+                Some((member, Some(object))) => self.insertion_into(member, object, &members),
+                Some((member, None)) => {
+                    let layout = Layout::of(member, self.unit());
+                    Edit { span: member.value.clone(), text: layout.object(&members) }
+                }
+                None => self.insertion_of(object, CRED_HELPERS, &members),
+            });
+        }
+        (!edits.is_empty()).then(|| apply(self.text, edits))
+    }
+
+    /// Which programs the file names for the hosts, as Go's decoder understands it.
+    #[must_use]
+    pub fn helpers(&self) -> Helpers {
+        let mut helpers = Helpers::default();
+        for member in self.members() {
+            if member.is(CREDS_STORE)
+                && let Ok(name) = serde_json::from_str::<String>(member.raw)
+            {
+                helpers.store = name;
+            }
+            if member.is(CRED_HELPERS)
+                && let Ok(object) = Object::parse(self.text, member.raw, "")
+            {
+                for helper in object.members {
+                    let name = serde_json::from_str::<String>(helper.raw).unwrap_or_default();
+                    helpers.by_host.insert(helper.key, (name, helper.raw.to_owned()));
+                }
+            }
+        }
+        helpers
+    }
+
+    /// The members of the file.
+    pub(super) fn members(&self) -> &[Member<'a>] {
+        match &self.root {
+            Root::Blank => &[],
+            Root::Object { object, .. } => &object.members,
+        }
+    }
+
+    /// The members of `auths`.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Member<'a>> {
         let auths: &[Auths<'a>] = match &self.root {
             Root::Blank => &[],
             Root::Object { auths, .. } => auths,
@@ -129,6 +197,38 @@ impl<'a> Document<'a> {
             Auths::Null(_) => &[],
             Auths::Object(object) => object.members.as_slice(),
         })
+    }
+
+    fn plain_auth(&self, entry: &Member<'_>) -> Option<SecretString> {
+        let plain = plain_entry(self.text, entry)?;
+        serde_json::from_str::<String>(&self.text[plain]).ok().map(SecretString::from)
+    }
+
+    /// Cuts members out of an object, each with one comma.
+    fn removals(
+        &self,
+        object: &Object<'_>,
+        is_unwanted: impl Fn(&Member<'_>) -> bool,
+    ) -> Vec<Edit> {
+        let unwanted: Vec<bool> = object.members.iter().map(is_unwanted).collect();
+        let Some(first_kept) = unwanted.iter().position(|unwanted| !unwanted) else {
+            let is_empty = object.members.is_empty();
+            let text = SecretString::from("{}");
+            return if is_empty { Vec::new() } else { vec![Edit { span: object.span.clone(), text }] };
+        };
+        let mut edits = Vec::new();
+        if first_kept > 0 {
+            let start = offset_in(self.text, object.members[0].gap);
+            let end = offset_in(self.text, object.members[first_kept].gap);
+            edits.push(Edit { span: start..end, text: SecretString::default() });
+        }
+        for (pair, unwanted) in object.members.windows(2).zip(&unwanted[1..]).skip(first_kept) {
+            if *unwanted {
+                let span = pair[0].value.end..pair[1].value.end;
+                edits.push(Edit { span, text: SecretString::default() });
+            }
+        }
+        edits
     }
 
     /// How an entry that is there already gets `auth` as its only content.
@@ -144,44 +244,52 @@ impl<'a> Document<'a> {
 
     /// One edit that puts all of `missing` at the end of the last `auths`.
     fn insertion(&self, missing: &[(&RegistryHost, &SecretString)]) -> Edit {
+        let members: Vec<(&str, Value<'_>)> =
+            missing.iter().map(|(host, auth)| (host.as_str(), Value::Entry(auth))).collect();
         let Root::Object { object, auths } = &self.root else {
             // Leading and trailing space is not worth keeping in a blank file.
-            let text = Layout::dockers().document(missing);
+            let text = Layout::dockers().document(AUTHS, &members);
             return Edit { span: 0..self.text.len(), text };
         };
         let exact = object.members.iter().filter(|member| member.is(AUTHS));
-        let Some((home, member)) = auths.iter().zip(exact).last() else {
-            return self.insertion_of_auths(object, missing);
-        };
-        let layout = Layout::of(member, self.unit());
-        match home {
-            Auths::Null(span) => Edit { span: span.clone(), text: layout.auths(missing) },
-            Auths::Object(object) => match object.members.last() {
-                None => Edit { span: object.span.clone(), text: layout.auths(missing) },
-                Some(last) => {
-                    let layout = Layout::of(last, self.unit());
-                    let mut text = String::new();
-                    for (host, auth) in missing {
-                        text.push(',');
-                        layout.push_member(&mut text, host, auth);
-                    }
-                    Edit { span: last.value.end..last.value.end, text: text.into() }
-                }
-            },
+        match auths.iter().zip(exact).last() {
+            None => self.insertion_of(object, AUTHS, &members),
+            Some((Auths::Null(span), member)) => {
+                let layout = Layout::of(member, self.unit());
+                Edit { span: span.clone(), text: layout.object(&members) }
+            }
+            Some((Auths::Object(home), member)) => self.insertion_into(member, home, &members),
         }
     }
 
-    fn insertion_of_auths(
+    /// Puts `new` at the end of the object that is the value of `member`.
+    fn insertion_into(
         &self,
-        object: &Object<'a>,
-        missing: &[(&RegistryHost, &SecretString)],
+        member: &Member<'_>,
+        object: &Object<'_>,
+        new: &[(&str, Value<'_>)],
     ) -> Edit {
         let Some(last) = object.members.last() else {
-            return Edit { span: object.span.clone(), text: Layout::dockers().document(missing) };
+            let layout = Layout::of(member, self.unit());
+            return Edit { span: object.span.clone(), text: layout.object(new) };
         };
         let layout = Layout::of(last, self.unit());
-        let auths = layout.auths(missing);
-        let text = format!(",{}\"{AUTHS}\"{}{}", layout.gap, layout.colon, auths.expose_secret());
+        let mut text = String::new();
+        for (key, value) in new {
+            text.push(',');
+            layout.push_member(&mut text, key, *value);
+        }
+        Edit { span: last.value.end..last.value.end, text: text.into() }
+    }
+
+    /// Puts an object with `new` as a further member `key` at the end of the file's.
+    fn insertion_of(&self, file: &Object<'_>, key: &str, new: &[(&str, Value<'_>)]) -> Edit {
+        let Some(last) = file.members.last() else {
+            return Edit { span: file.span.clone(), text: Layout::dockers().document(key, new) };
+        };
+        let layout = Layout::of(last, self.unit());
+        let value = layout.object(new);
+        let text = format!(",{}\"{key}\"{}{}", layout.gap, layout.colon, value.expose_secret());
         Edit { span: last.value.end..last.value.end, text: text.into() }
     }
 
@@ -234,74 +342,13 @@ pub enum BadDocument {
     },
 }
 
-/// Something in the file that makes docker pass by an entry of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// With a `credsStore` docker asks that program for every host, and takes no
-    /// `auths`; podman and skopeo do not care.
-    CredsStore {
-        /// The program's name after `docker-credential-`.
-        name: String,
-    },
-    /// With `credHelpers` for the host every client asks that program.
-    CredHelper {
-        /// Whose helper it is.
-        host: RegistryHost,
-        /// The program's name after `docker-credential-`.
-        name: String,
-    },
-    /// One `auth` that does not decode makes docker refuse the whole file.
-    UnreadableEntry {
-        /// The entry's key.
-        key: String,
-    },
-}
-
-impl Obstacle {
-    /// A short fixed word for logs and metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::CredsStore { .. } => "creds_store",
-            Self::CredHelper { .. } => "cred_helper",
-            Self::UnreadableEntry { .. } => "unreadable_entry",
-        }
-    }
-
-    /// Whether it keeps docker from the entry of `host`.
-    #[must_use]
-    pub fn hides(&self, host: &RegistryHost) -> bool {
-        match self {
-            Self::CredsStore { .. } | Self::UnreadableEntry { .. } => true,
-            Self::CredHelper { host: helped, .. } => helped == host,
-        }
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CredsStore { name } => write!(
-                formatter,
-                "`credsStore` is set, so docker asks docker-credential-{} instead of reading `auths`: \
-                 remove `credsStore` from the file",
-                name.escape_default()
-            ),
-            Self::CredHelper { host, name } => write!(
-                formatter,
-                "`credHelpers` names docker-credential-{} for {host}, so clients ask it instead of \
-                 reading `auths`: remove that line from the file",
-                name.escape_default()
-            ),
-            Self::UnreadableEntry { key } => write!(
-                formatter,
-                "the `auth` of `{}` does not decode, and docker refuses the whole file for it: \
-                 run `docker logout {}`, or remove the entry",
-                key.escape_default(),
-                key.escape_default()
-            ),
-        }
-    }
+/// The programs that a file names to get credentials from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Helpers {
+    /// `credsStore`; empty if there is none.
+    pub store: String,
+    /// `credHelpers`: by host, the name and the JSON that it stands there as.
+    pub by_host: BTreeMap<String, (String, String)>,
 }
 
 /// The text is blank, or one object.
@@ -317,14 +364,14 @@ enum Auths<'a> {
 }
 
 /// A JSON object and where it stands in the whole text.
-struct Object<'a> {
+pub(super) struct Object<'a> {
     span: Range<usize>,
-    members: Vec<Member<'a>>,
+    pub(super) members: Vec<Member<'a>>,
 }
 
 impl<'a> Object<'a> {
     /// Parses `part`, which is a part of `text`.
-    fn parse(text: &'a str, part: &'a str, what: &'static str) -> Result<Self, BadDocument> {
+    pub(super) fn parse(text: &'a str, part: &'a str, what: &'static str) -> Result<Self, BadDocument> {
         let Pairs(pairs) = serde_json::from_str(part).map_err(|error| {
             if error.is_data() {
                 return BadDocument::NotAnObject { what };
@@ -353,13 +400,13 @@ impl<'a> Object<'a> {
 }
 
 /// One `"key": value` with the white space that gives the file its look.
-struct Member<'a> {
-    key: String,
+pub(super) struct Member<'a> {
+    pub(super) key: String,
     /// White space before the key.
     gap: &'a str,
     /// The colon and the white space around it.
     colon: &'a str,
-    raw: &'a str,
+    pub(super) raw: &'a str,
     value: Range<usize>,
 }
 
@@ -381,7 +428,7 @@ impl<'a> Member<'a> {
     }
 
     /// Go's decoder takes a known key in any case.
-    fn is(&self, key: &str) -> bool {
+    pub(super) fn is(&self, key: &str) -> bool {
         self.key.eq_ignore_ascii_case(key)
     }
 }
@@ -421,15 +468,20 @@ impl<'a> Layout<'a> {
         }
     }
 
-    fn push_member(self, text: &mut String, host: &RegistryHost, auth: &SecretString) {
+    fn push_member(self, text: &mut String, key: &str, value: Value<'_>) {
         text.push_str(self.gap);
-        text.push_str(quoted(host.as_str()).expose_secret());
+        text.push_str(quoted(key).expose_secret());
         text.push_str(self.colon);
-        text.push_str(self.entry(&quoted(auth.expose_secret())).expose_secret());
+        match value {
+            Value::Entry(auth) => {
+                text.push_str(self.entry(&quoted(auth.expose_secret())).expose_secret());
+            }
+            Value::Raw(raw) => text.push_str(raw),
+        }
     }
 
-    /// `{"HOST": …, …}` as the value of a member that is laid out like this one.
-    fn auths(self, missing: &[(&RegistryHost, &SecretString)]) -> SecretString {
+    /// `{"KEY": …, …}` as the value of a member that is laid out like this one.
+    fn object(self, members: &[(&str, Value<'_>)]) -> SecretString {
         let inner_gap = if self.is_broken_into_lines() {
             format!("{}{}", &self.gap[line_start(self.gap)..], self.unit)
         } else {
@@ -437,11 +489,11 @@ impl<'a> Layout<'a> {
         };
         let inner = Layout { gap: &inner_gap, colon: self.colon, unit: self.unit };
         let mut text = String::from("{");
-        for (index, (host, auth)) in missing.iter().enumerate() {
+        for (index, (key, value)) in members.iter().enumerate() {
             if index > 0 {
                 text.push(',');
             }
-            inner.push_member(&mut text, host, auth);
+            inner.push_member(&mut text, key, *value);
         }
         if self.is_broken_into_lines() {
             text.push_str(&self.gap[line_start(self.gap)..]);
@@ -450,11 +502,21 @@ impl<'a> Layout<'a> {
         text.into()
     }
 
-    fn document(self, missing: &[(&RegistryHost, &SecretString)]) -> SecretString {
+    /// A whole file with such an object under `key`.
+    fn document(self, key: &str, members: &[(&str, Value<'_>)]) -> SecretString {
         let gap = format!("{}{}", self.gap, self.unit);
-        let auths = Layout { gap: &gap, ..self }.auths(missing);
-        format!("{{{gap}\"{AUTHS}\"{}{}{}}}", self.colon, auths.expose_secret(), self.gap).into()
+        let object = Layout { gap: &gap, ..self }.object(members);
+        format!("{{{gap}\"{key}\"{}{}{}}}", self.colon, object.expose_secret(), self.gap).into()
     }
+}
+
+/// A value that is put into the text.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    /// `{"auth": …}`.
+    Entry(&'a SecretString),
+    /// JSON as it is.
+    Raw(&'a str),
 }
 
 /// A span of the old text and what takes its place.
@@ -489,10 +551,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 }
 
 const AUTHS: &str = "auths";
+const CREDS_STORE: &str = "credsStore";
+const CRED_HELPERS: &str = "credHelpers";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const DOCKERS_INDENT: &str = "\t";
 const JSON_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-const LONGEST_SHOWN_KEY: usize = 80;
 
 fn apply(text: &str, mut edits: Vec<Edit>) -> SecretString {
     edits.sort_by_key(|edit| edit.span.start);
@@ -517,26 +580,6 @@ fn plain_entry(text: &str, entry: &Member<'_>) -> Option<Range<usize>> {
     }
 }
 
-/// Whether docker can read an entry, ours or not: without an `auth`, or with one
-/// that decodes to `user:…`
-/// (<https://github.com/docker/cli/blob/v28.2.2/cli/config/configfile/file.go>).
-fn entry_is_readable(entry: &Member<'_>) -> bool {
-    #[derive(Deserialize)]
-    struct Entry {
-        auth: Option<String>,
-    }
-    let Ok(Some(entry)) = serde_json::from_str::<Option<Entry>>(entry.raw) else {
-        return entry.raw == "null";
-    };
-    match entry.auth.as_deref() {
-        None | Some("") => true,
-        // Go's decoder skips line ends.
-        Some(auth) => STANDARD
-            .decode(auth.replace(['\r', '\n'], ""))
-            .is_ok_and(|pair| pair.iter().position(|byte| *byte == b':').is_some_and(|at| at > 0)),
-    }
-}
-
 /// Where the last line of white space starts, line end included.
 fn line_start(gap: &str) -> usize {
     let Some(newline) = gap.rfind('\n') else {
@@ -551,13 +594,9 @@ fn offset_in(text: &str, part: &str) -> usize {
 }
 
 fn quoted(text: &str) -> SecretString {
-    // A host and a base64 text have nothing in them that JSON would escape.
+    // A host, a base64 text and our own keys have nothing in them that JSON would escape.
     debug_assert!(!text.contains(['"', '\\']) && !text.chars().any(char::is_control));
     format!("\"{text}\"").into()
-}
-
-fn shorten(key: &str) -> String {
-    key.chars().take(LONGEST_SHOWN_KEY).collect()
 }
 
 /// How long the JSON string is that `text` starts with, quotes included.

@@ -1,28 +1,18 @@
-//! The durable replacement of a file: a reader, and a machine that lost its
-//! power, find the old file or the new one, whole.
-//!
-//! The order is what makes it safe:
-//!
-//! 1. Links are followed first, so that the link stays and its file is replaced.
-//! 2. The new file is made in the folder of the old one (a rename does not cross
-//!    file systems), for its owner only (it holds secrets from its first byte).
-//! 3. It gets the old one's owner and mode before it gets any content.
-//! 4. Content, then `fsync`: a rename may reach the disk before the data does.
-//! 5. The old file is looked at again. If it is not what was read, someone else
-//!    has written it, and the caller starts again from what they wrote.
-//! 6. `rename`, then `fsync` of the folder, which is where the name is kept.
-//!
-//! Between 5 and 6 another program can still slip in; see `docs/architecture.md`.
+//! One file as it is found: its content, and by what to tell that it is still the
+//! same. [`replace`](super::replace) changes it.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
-use rustix::process::{Gid, Uid};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use thiserror::Error;
+
+use super::lease::{self, Lease};
+use super::place::Place;
 
 /// What was found at a path: the content, and by what to tell that it is still
 /// the same.
@@ -31,25 +21,34 @@ pub struct Found {
     pub content: Vec<u8>,
     /// Which file it was, and in which state.
     pub identity: Identity,
-    /// The file that all links lead to.
-    resolved: PathBuf,
+    pub(super) place: Place,
+    /// Held open until it is replaced.
+    pub(super) file: Option<File>,
+    /// Whether writers in place wait until then.
+    pub(super) is_leased: bool,
+}
+
+impl Found {
+    fn nothing(place: Place) -> Self {
+        Self { content: Vec::new(), identity: Identity(None), place, file: None, is_leased: false }
+    }
 }
 
 /// Which file stood at a path, and in which state. Two equal ones mean that
 /// nobody wrote in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity(Option<Stat>);
+pub struct Identity(pub(super) Option<Stat>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+pub(super) struct Stat {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified: (i64, i64),
     changed: (i64, i64),
-    owner: u32,
-    group: u32,
-    mode: u32,
+    pub(super) owner: u32,
+    pub(super) group: u32,
+    pub(super) mode: u32,
 }
 
 impl Identity {
@@ -73,8 +72,17 @@ impl Identity {
         let Some(stat) = self.0 else { return false };
         let seconds = u64::try_from(stat.changed.0).unwrap_or_default();
         let nanos = u32::try_from(stat.changed.1).unwrap_or_default();
-        let changed = SystemTime::UNIX_EPOCH + std::time::Duration::new(seconds, nanos);
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
         now.duration_since(changed).is_ok_and(|age| age < TICK)
+    }
+}
+
+impl Stat {
+    /// Whether it is the same file with the same content, wherever it stands now: a
+    /// rename changes the third time stamp.
+    pub(super) fn is_moved(&self, other: &Self) -> bool {
+        (self.device, self.inode, self.size, self.modified)
+            == (other.device, other.inode, other.size, other.modified)
     }
 }
 
@@ -95,80 +103,64 @@ impl From<&fs::Metadata> for Stat {
 
 /// Reads the whole file that `path` leads to. No file is no error.
 ///
+/// `expected` is an owner whose file it may be, beside root and the folder's owner.
+///
 /// # Errors
 ///
 /// If there is something that is not a regular file, or that cannot be read.
-pub fn read(path: &Path) -> Result<Found, FileError> {
-    let resolved = resolve(path)?;
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        // A pipe must not hold us up, and a link that appeared since is not followed.
-        .custom_flags(bits(OFlags::NONBLOCK | OFlags::NOFOLLOW))
-        .open(&resolved);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Found { content: Vec::new(), identity: Identity(None), resolved });
+pub fn read(path: &Path, expected: Option<u32>) -> Result<Found, FileError> {
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        // The last try takes what it gets, so that nobody who keeps the file open
+        // for writing keeps us out of it.
+        let is_last = pause > LONGEST_PAUSE;
+        match read_now(path, expected, is_last) {
+            Err(FileError::Busy { .. }) if !is_last => std::thread::sleep(pause),
+            result => return result,
         }
-        Err(error) => return Err(FileError::new(Step::Read, &resolved, error)),
+        pause *= 2;
+    }
+}
+
+fn read_now(path: &Path, expected: Option<u32>, is_last: bool) -> Result<Found, FileError> {
+    let place = Place::find(path, expected)?;
+    let Some(folder) = place.folder() else {
+        return Ok(Found::nothing(place));
     };
-    let failed = |error| FileError::new(Step::Read, &resolved, error);
+    let path = place.path();
+    // A pipe must not hold us up, nor a lease, and a link that appeared since is not
+    // followed.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = match rustix::fs::openat(folder, place.name(), flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(Found::nothing(place)),
+        Err(Errno::AGAIN) => return Err(FileError::Busy { path }),
+        Err(error) => return Err(FileError::new(Step::Read, &path, error.into())),
+    };
+    let failed = |error| FileError::new(Step::Read, &path, error);
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(FileError::NotAFile { path: resolved, what: describe(metadata.file_type()) });
+        return Err(FileError::NotAFile { path, what: describe(metadata.file_type()) });
     }
     if metadata.len() > LARGEST {
-        return Err(FileError::TooLarge { path: resolved });
+        return Err(FileError::TooLarge { path });
     }
+    let is_leased = match lease::take(&file, Lease::AgainstWriters) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_last => {
+            return Err(FileError::Busy { path });
+        }
+        // Somebody else's file, or a file system without leases.
+        Err(_) => false,
+    };
     let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1);
     file.read_to_end(&mut content).map_err(failed)?;
     let after = file.metadata().map_err(failed)?;
     if Stat::from(&metadata) != Stat::from(&after) {
-        return Err(FileError::Busy { path: resolved });
+        return Err(FileError::Busy { path });
     }
-    Ok(Found { content, identity: Identity(Some(Stat::from(&after))), resolved })
-}
-
-/// Puts `content` where `old` was found, if `old` is still there. `false` means
-/// that someone else wrote in between, and that nothing was done.
-///
-/// # Errors
-///
-/// If a step fails; the old file is then as it was, and no new one is left over.
-pub fn replace(old: &Found, content: &[u8]) -> Result<bool, FileError> {
-    let path = old.resolved.as_path();
-    let folder = parent(path);
-    make_folder(folder)?;
-    let failed = |step| move |error: io::Error| FileError::new(step, path, error);
-
-    let mut new = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .permissions(fs::Permissions::from_mode(OWNER_ONLY))
-        .tempfile_in(folder)
-        .map_err(|error| FileError::new(Step::Create, folder, error))?;
-    match old.identity.0 {
-        Some(stat) => keep_owner_and_mode(new.as_file(), stat),
-        None => give_to_owner_of(folder, new.as_file()),
-    }
-    .map_err(failed(Step::KeepOwner))?;
-    new.write_all(content).map_err(failed(Step::Write))?;
-    new.as_file().sync_all().map_err(failed(Step::Write))?;
-
-    let now = Identity::at(path).map_err(failed(Step::Read))?;
-    if now != old.identity {
-        return Ok(false);
-    }
-    let persisted =
-        if old.identity.0.is_some() { new.persist(path) } else { new.persist_noclobber(path) };
-    match persisted {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(FileError::new(Step::Rename, path, error.error)),
-    }
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| FileError::new(Step::SyncFolder, folder, error))?;
-    Ok(true)
+    let identity = Identity(Some(Stat::from(&after)));
+    Ok(Found { content, identity, place, file: Some(file), is_leased })
 }
 
 /// Why a file could not be read or replaced.
@@ -199,11 +191,73 @@ pub enum FileError {
         /// Where they start.
         path: PathBuf,
     },
+    /// As root: a link of somebody's that leads to what is not theirs.
+    #[error(
+        "{} leads to {} by a link of user {link}, and that is user {owner}'s: root does not follow \
+         it; name the file itself, or give the link to root",
+        path.display(), to.display()
+    )]
+    ForeignLink {
+        /// Where it starts.
+        path: PathBuf,
+        /// Where it ends.
+        to: PathBuf,
+        /// Whose link.
+        link: u32,
+        /// Whose file.
+        owner: u32,
+    },
+    /// As root: a file of somebody's in a folder that they share with others.
+    #[error(
+        "{} is user {owner}'s, in a folder of somebody else that others may write to: root gives \
+         no credentials there; set `owner` for this target if it is right, or remove it",
+        path.display()
+    )]
+    Planted {
+        /// Where.
+        path: PathBuf,
+        /// Whose.
+        owner: u32,
+    },
     /// Nobody has a `config.json` of this size.
     #[error("{} is larger than 64 MiB", path.display())]
     TooLarge {
         /// Where.
         path: PathBuf,
+    },
+    /// The single file of a bind mount.
+    #[error(
+        "{} is a mount point of its own, so it cannot be replaced: mount its folder instead of the \
+         single file, or set `write = \"in-place\"` for this target",
+        path.display()
+    )]
+    MountPoint {
+        /// Where.
+        path: PathBuf,
+    },
+    /// In place, a file can be changed but not made.
+    #[error("{} is not there, and writing in place cannot make it: make an empty one", path.display())]
+    Missing {
+        /// Where.
+        path: PathBuf,
+    },
+    /// In place, the old content has to be kept somewhere meanwhile.
+    #[error("{} cannot be written in place without a folder for `state`: set it", path.display())]
+    NoState {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// In place, others can only be kept away by a lease.
+    #[error(
+        "{} cannot be written in place, since its file system or its owner gives us no lease to \
+         keep readers away ({source}): run as its owner, or mount its folder",
+        path.display()
+    )]
+    NoLease {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// Someone was writing while it was read.
     #[error("{} is being written by another program", path.display())]
@@ -219,6 +273,12 @@ impl FileError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "busy",
+            Self::MountPoint { .. } => "mount_point",
+            Self::Missing { .. } => "missing",
+            Self::NoLease { .. } => "no_lease",
+            Self::NoState { .. } => "no_state",
+            Self::ForeignLink { .. } => "foreign_link",
+            Self::Planted { .. } => "foreign_file",
             Self::NotAFile { .. } => "not_a_file",
             Self::Circle { .. } => "link_circle",
             Self::TooLarge { .. } => "too_large",
@@ -232,7 +292,7 @@ impl FileError {
         }
     }
 
-    fn new(step: Step, path: &Path, source: io::Error) -> Self {
+    pub(super) fn new(step: Step, path: &Path, source: io::Error) -> Self {
         Self::Step { step, path: path.to_owned(), source }
     }
 }
@@ -250,12 +310,20 @@ pub enum Step {
     Create,
     /// Give the new file the old one's owner and mode, or its folder's owner.
     KeepOwner,
+    /// Give the new file the old one's extended attributes.
+    KeepAttributes,
     /// Write and sync the new file.
     Write,
     /// Put the new file in the place of the old one.
     Rename,
     /// Sync the folder.
     SyncFolder,
+    /// Remove what a write left.
+    ClearUp,
+    /// Open the file to write into it.
+    OpenInPlace,
+    /// Keep a copy while the file is written in place.
+    KeepCopy,
 }
 
 impl std::fmt::Display for Step {
@@ -266,9 +334,13 @@ impl std::fmt::Display for Step {
             Self::MakeFolder => "make the folder",
             Self::Create => "make a new file in",
             Self::KeepOwner => "keep the owner and mode of",
+            Self::KeepAttributes => "keep the extended attributes of",
             Self::Write => "write the new content of",
             Self::Rename => "replace",
             Self::SyncFolder => "sync the folder",
+            Self::ClearUp => "clear up",
+            Self::OpenInPlace => "write into",
+            Self::KeepCopy => "keep a copy at",
         })
     }
 }
@@ -292,102 +364,15 @@ fn hint(step: Step, source: &io::Error) -> &'static str {
     }
 }
 
-/// The start of a temporary file's name; docker's own start with the file's name.
-pub const TEMPORARY_PREFIX: &str = ".freshcreds-";
-
-const FOLDER_MODE: u32 = 0o700;
-const OWNER_ONLY: u32 = 0o600;
 const PERMISSION_BITS: u32 = 0o7777;
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// What Linux follows (`MAXSYMLINKS`).
-const MOST_LINKS: usize = 40;
-
 /// Time stamps come from the kernel's tick, which is 10 ms at the coarsest.
-const TICK: std::time::Duration = std::time::Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(50);
 
-/// Follows the links by hand, since the last of them may lead to a file that is
-/// not there yet.
-fn resolve(path: &Path) -> Result<PathBuf, FileError> {
-    let mut current = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        match fs::read_link(&current) {
-            Ok(link) => current = parent(&current).join(link),
-            // Not a link, or nothing there.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
-                ) =>
-            {
-                return Ok(current);
-            }
-            Err(error) => return Err(FileError::new(Step::Resolve, &current, error)),
-        }
-    }
-    Err(FileError::Circle { path: path.to_owned() })
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes the folder, for its owner only, as docker does; and those above it that
-/// are missing.
-fn make_folder(folder: &Path) -> Result<(), FileError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = parent(folder);
-    if above != folder {
-        make_folder(above)?;
-    }
-    let made = fs::DirBuilder::new().mode(FOLDER_MODE).create(folder);
-    match made {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(FileError::new(Step::MakeFolder, folder, error)),
-    }
-    // By its descriptor, since whoever owns the folder above may put something else
-    // under the name.
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(bits(flags))
-        .open(folder)
-        .and_then(|made| give_to_owner_of(above, &made))
-        .map_err(|error| FileError::new(Step::MakeFolder, folder, error))
-}
-
-/// What root makes in somebody's folder is theirs: they could not read it otherwise.
-fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let above = fs::metadata(folder)?;
-    if above.uid() == made.metadata()?.uid() {
-        return Ok(());
-    }
-    let (owner, group) = (Uid::from_raw(above.uid()), Gid::from_raw(above.gid()));
-    match rustix::fs::fchown(made, Some(owner), Some(group)) {
-        // A root without that privilege, in a container: it is root's own, then.
-        Err(rustix::io::Errno::PERM) => Ok(()),
-        result => Ok(result?),
-    }
-}
-
-fn keep_owner_and_mode(new: &File, old: Stat) -> io::Result<()> {
-    let metadata = new.metadata()?;
-    if (metadata.uid(), metadata.gid()) != (old.owner, old.group) {
-        let owner = (metadata.uid() != old.owner).then_some(Uid::from_raw(old.owner));
-        let group = (metadata.gid() != old.group).then_some(Gid::from_raw(old.group));
-        rustix::fs::fchown(new, owner, group)?;
-    }
-    new.set_permissions(fs::Permissions::from_mode(old.mode))
-}
+/// Doubled with each try: about a second in all.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(512);
 
 fn describe(kind: fs::FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
@@ -400,9 +385,4 @@ fn describe(kind: fs::FileType) -> &'static str {
     } else {
         "a device"
     }
-}
-
-fn bits(flags: OFlags) -> i32 {
-    // The same bits; the system's headers call them signed.
-    flags.bits().cast_signed()
 }

@@ -11,7 +11,7 @@ use crate::sources::Origin;
 struct Bench {
     folder: TempDir,
     status: Arc<Status>,
-    wanted: watch::Sender<Wanted>,
+    wanted: tokio::sync::watch::Sender<Wanted>,
     target: Target,
     clock: Clock,
 }
@@ -34,16 +34,17 @@ impl Bench {
         // Real time, since files have real time stamps.
         let clock = Clock::system();
         let registries = [(host(), Origin::Google)];
-        let status = Arc::new(Status::new(clock.clone(), registries, [path.clone()]));
-        let wanted = watch::Sender::new(Wanted::new());
+        let status = Arc::new(Status::new(clock.clone(), registries, [(path.clone(), "docker")]));
+        let wanted = tokio::sync::watch::Sender::new(Wanted::new());
         let dice = fastrand::Rng::with_seed(7);
+        let options = Options::of(path);
         let target =
-            Target::new(0, path, clock.clone(), Arc::clone(&status), wanted.subscribe(), dice);
+            Target::new(0, options, shared(None), clock.clone(), Arc::clone(&status), wanted.subscribe(), dice);
         Self { folder, status, wanted, target, clock }
     }
 
     fn path(&self) -> PathBuf {
-        self.target.path.clone()
+        self.target.options.path.clone()
     }
 
     fn publish(&self, word: &str) {
@@ -67,8 +68,13 @@ impl Bench {
     fn leftovers(&self) -> Vec<String> {
         let names = fs::read_dir(self.folder.path()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with(file::TEMPORARY_PREFIX)).collect()
+        names.filter(|name| name.starts_with(leftovers::TEMPORARY_PREFIX)).collect()
     }
+}
+
+fn shared(state: Option<&Path>) -> Shared {
+    let memory = Memory::new(state.map(Path::to_owned));
+    Shared { remove_expired: false, in_environment: Arc::new([]), memory }
 }
 
 fn host() -> RegistryHost {
@@ -297,40 +303,6 @@ fn without_docker_config_it_is_the_home_folder() {
     let path = default_docker_config(None).unwrap();
     assert!(path.ends_with(".docker/config.json"));
     assert_eq!(default_docker_config(Some(Path::new("/x"))).unwrap(), Path::new("/x/config.json"));
-}
-
-#[test]
-fn a_file_that_someone_else_wrote_meanwhile_is_not_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.json");
-    put(&path, "{}");
-    let old = file::read(&path).unwrap();
-    // As docker does: a new file under the old name.
-    put(&folder.path().join("other"), r#"{"auths":{"a.io":{}}}"#);
-    fs::rename(folder.path().join("other"), &path).unwrap();
-    assert!(!file::replace(&old, b"ours").unwrap());
-    assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"auths":{"a.io":{}}}"#);
-
-    // One that was not there, and is now.
-    let missing = folder.path().join("new.json");
-    let nothing = file::read(&missing).unwrap();
-    put(&missing, "{}");
-    assert!(!file::replace(&nothing, b"ours").unwrap());
-    assert_eq!(fs::read_to_string(&missing).unwrap(), "{}");
-
-    let names = fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(names, 2, "nothing is left over");
-}
-
-#[test]
-fn a_file_that_is_gone_is_not_brought_back_by_a_replacement() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.json");
-    put(&path, "{}");
-    let old = file::read(&path).unwrap();
-    fs::remove_file(&path).unwrap();
-    assert!(!file::replace(&old, b"ours").unwrap());
-    assert!(!path.exists());
 }
 
 #[tokio::test]

@@ -43,14 +43,14 @@ fn flags_win_over_the_file() {
     let text = "listen = \"off\"\ndocker_config = [\"/file.json\"]\nregistries = [\"gcr.io\"]";
     let from_file = Settings::new(&Options::default(), &file(text)).unwrap();
     assert_eq!(from_file.listen, None);
-    assert_eq!(from_file.targets, [PathBuf::from("/file.json")]);
+    assert_eq!(from_file.targets, [Target::of("/file.json".into())]);
     assert_eq!(hosts(&from_file), ["gcr.io"]);
 
     let mut flags = options(&[ECR]);
     flags.listen = Some("[::1]:1".to_owned());
     let from_flags = Settings::new(&flags, &file(text)).unwrap();
     assert_eq!(from_flags.listen, Some("[::1]:1".parse().unwrap()));
-    assert_eq!(from_flags.targets, [PathBuf::from("/somewhere/config.json")]);
+    assert_eq!(from_flags.targets, [Target::of("/somewhere/config.json".into())]);
     assert_eq!(hosts(&from_flags), [ECR]);
 }
 
@@ -75,7 +75,7 @@ fn the_folder_of_docker_config_is_where_docker_reads() {
     options.docker_config.clear();
     options.docker_config_folder = Some("/var/run/docker".into());
     let settings = Settings::new(&options, &File::default()).unwrap();
-    assert_eq!(settings.targets, [PathBuf::from("/var/run/docker/config.json")]);
+    assert_eq!(settings.targets, [Target::of("/var/run/docker/config.json".into())]);
 }
 
 #[test]

@@ -1,7 +1,10 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::targets::obstacles::{Reader, obstacles};
 
 fn host(text: &str) -> RegistryHost {
     text.parse().unwrap()
@@ -164,30 +167,59 @@ fn deep_nesting_is_copied_without_a_stack_overflow() {
     assert!(new.starts_with(&old[..old.len() - 3]));
 }
 
-#[test]
-fn what_makes_docker_pass_by_our_entry_is_found() {
-    let hosts = [host("a.io"), host("b.io")];
-    let kinds = |text: &str| -> Vec<&'static str> {
-        Document::parse(text.as_bytes())
-            .unwrap()
-            .obstacles(&hosts)
-            .iter()
-            .map(Obstacle::kind)
-            .collect()
-    };
-    assert!(kinds(r#"{"auths":{"a.io":{"auth":"eDp5"},"c.io":{}},"credsStore":""}"#).is_empty());
-    assert_eq!(kinds(r#"{"credsStore":"desktop"}"#), ["creds_store"]);
-    assert_eq!(kinds(r#"{"CREDSSTORE":"desktop"}"#), ["creds_store"]);
-    assert_eq!(kinds(r#"{"credHelpers":{"b.io":"ecr-login","c.io":"gcr"}}"#), ["cred_helper"]);
-    assert_eq!(kinds(r#"{"auths":{"c.io":{"auth":"%%%"}}}"#), ["unreadable_entry"]);
-    assert_eq!(kinds(r#"{"auths":{"c.io":{"auth":"eA=="}}}"#), ["unreadable_entry"]);
-    assert_eq!(kinds(r#"{"auths":{"c.io":{"auth":17}}}"#), ["unreadable_entry"]);
-    assert_eq!(kinds(r#"{"auths":{"c.io":7}}"#), ["unreadable_entry"]);
+fn removed(text: &str, unwanted: &[&str]) -> Option<String> {
+    let document = Document::parse(text.as_bytes()).unwrap();
+    let new = document.without(|key, _| unwanted.contains(&key));
+    new.map(|new| new.expose_secret().to_owned())
+}
 
-    let text = r#"{"credHelpers":{"b.io":"ecr-login"}}"#;
-    let obstacles = Document::parse(text.as_bytes()).unwrap().obstacles(&hosts);
-    assert!(obstacles[0].hides(&hosts[1]) && !obstacles[0].hides(&hosts[0]));
-    assert!(obstacles[0].to_string().contains("remove that line"), "{}", obstacles[0]);
+#[test]
+fn an_entry_is_cut_out_with_one_comma() {
+    let all = r#"{"auths":{ "a.io":{}, "b.io":{} ,"c.io":{} }, "x":1}"#;
+    for (unwanted, left) in [
+        (vec!["a.io"], r#"{"auths":{ "b.io":{} ,"c.io":{} }, "x":1}"#),
+        (vec!["b.io"], r#"{"auths":{ "a.io":{} ,"c.io":{} }, "x":1}"#),
+        (vec!["c.io"], r#"{"auths":{ "a.io":{}, "b.io":{} }, "x":1}"#),
+        (vec!["a.io", "b.io"], r#"{"auths":{"c.io":{} }, "x":1}"#),
+        (vec!["b.io", "c.io"], r#"{"auths":{ "a.io":{} }, "x":1}"#),
+        (vec!["a.io", "c.io"], r#"{"auths":{ "b.io":{} }, "x":1}"#),
+        (vec!["a.io", "b.io", "c.io"], r#"{"auths":{}, "x":1}"#),
+    ] {
+        assert_eq!(removed(all, &unwanted).unwrap(), left, "{unwanted:?}");
+    }
+    assert_eq!(removed(all, &["d.io"]), None);
+    assert_eq!(removed(r#"{"auths":{}}"#, &["d.io"]), None);
+}
+
+fn helped(text: &str, helpers: &[(&str, Option<&str>)]) -> Option<String> {
+    let helpers: Vec<_> =
+        helpers.iter().map(|(host, value)| (*host, value.map(str::to_owned))).collect();
+    let document = Document::parse(text.as_bytes()).unwrap();
+    document.with_helpers(&helpers).map(|new| new.expose_secret().to_owned())
+}
+
+#[test]
+fn a_helper_is_added_replaced_and_removed() {
+    let empty = Some("\"\"");
+    assert_eq!(
+        helped(r#"{"credsStore": "x"}"#, &[("a.io", empty)]).unwrap(),
+        r#"{"credsStore": "x","credHelpers": {"a.io": ""}}"#
+    );
+    assert_eq!(
+        helped(r#"{"credHelpers": {"a.io": "y", "b.io": "z"}}"#, &[("a.io", empty)]).unwrap(),
+        r#"{"credHelpers": {"a.io": "", "b.io": "z"}}"#
+    );
+    assert_eq!(
+        helped(r#"{"credHelpers": {"b.io": "z"}}"#, &[("a.io", empty)]).unwrap(),
+        r#"{"credHelpers": {"b.io": "z","a.io": ""}}"#
+    );
+    assert_eq!(
+        helped(r#"{"credHelpers": {"a.io": "", "b.io": "z"}}"#, &[("a.io", None)]).unwrap(),
+        r#"{"credHelpers": { "b.io": "z"}}"#
+    );
+    assert_eq!(helped(r#"{"credHelpers":null}"#, &[("a.io", empty)]).unwrap(), r#"{"credHelpers":{"a.io":""}}"#);
+    assert_eq!(helped(r#"{"credHelpers": {"a.io": ""}}"#, &[("a.io", empty)]), None);
+    assert_eq!(helped("{}", &[("a.io", None)]), None);
 }
 
 fn with_tabs(value: &Value) -> String {
@@ -273,7 +305,11 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(document) = Document::parse(&bytes) {
             let _ = document.with(&[(host("gcr.io"), SecretString::from("eDp5"))]);
-            let _ = document.obstacles(&[host("gcr.io")]);
+            let _ = document.without(|key, _| key.len() > 1);
+            let _ = document.with_helpers(&[("gcr.io", Some("\"\"".to_owned()))]);
+            for reader in [Reader::Docker, Reader::Podman] {
+                let _ = obstacles(&document, &[host("gcr.io")], reader);
+            }
         }
     }
 
@@ -284,6 +320,21 @@ proptest! {
         {
             let again = Document::parse(new.expose_secret().as_bytes()).unwrap();
             prop_assert!(again.auth(&host("gcr.io")).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_added_can_be_cut_out_again((_, text) in any_config()) {
+        let before = text.clone();
+        let is_new = auth(&before, "zz.example").is_none();
+        if is_new && let Some(new) = edited(&text, &[("zz.example", "eDp5")]) {
+            let back = removed(&new, &["zz.example"]).unwrap();
+            let (one, other): (Value, Value) =
+                (serde_json::from_str(&back).unwrap(), serde_json::from_str(&before).unwrap_or(Value::Null));
+            // Where there was no `auths`, an empty one stays.
+            let auths = |value: &Value| value.get("auths").cloned().filter(|auths| *auths != serde_json::json!({}) && !auths.is_null());
+            prop_assert_eq!(auths(&one), auths(&other));
+            prop_assert_eq!(one.get("credHelpers"), other.get("credHelpers"));
         }
     }
 }

@@ -1,0 +1,347 @@
+//! What makes a reader pass by an entry that stands in the file.
+//!
+//! Each rule is what the real clients do; `tests/end_to_end/in_vain.rs` asks them.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::document::{Document, Member, Object};
+use crate::credential::RegistryHost;
+
+/// Whose file it is: who reads it, and by which rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Docker's CLI and all that use its library: buildx, compose, kaniko, ko, nerdctl.
+    Docker,
+    /// Podman, skopeo, buildah, CRI-O.
+    Podman,
+}
+
+impl Reader {
+    /// The name of its program.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+}
+
+/// Something that makes a reader pass by entries of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// With a `credsStore` docker asks that program for every host, and takes no
+    /// `auths`; podman and skopeo do not care.
+    CredsStore {
+        /// The program's name after `docker-credential-`.
+        name: String,
+        /// Whose entries are passed by.
+        hosts: Vec<RegistryHost>,
+    },
+    /// With `credHelpers` for the host every client asks that program.
+    CredHelper {
+        /// Whose helper it is.
+        host: RegistryHost,
+        /// The program's name after `docker-credential-`; with an empty one docker
+        /// reads `auths`, and podman fails.
+        name: String,
+    },
+    /// One `auth` that does not decode makes docker refuse the whole file.
+    UnreadableEntry {
+        /// The entry's key.
+        key: String,
+    },
+    /// A value of the wrong type makes docker refuse the whole file.
+    WrongType {
+        /// Its key.
+        key: String,
+    },
+    /// `DOCKER_AUTH_CONFIG` names the host, and docker's CLI from 28.3 on takes that.
+    Environment {
+        /// Which.
+        host: RegistryHost,
+    },
+    /// An entry for a part of the registry, which podman prefers for that part.
+    PathKey {
+        /// Whose part.
+        host: RegistryHost,
+        /// The entry's key.
+        key: String,
+    },
+    /// Another spelling of the host with another credential. Today's clients prefer
+    /// the bare host; older ones may not.
+    Twin {
+        /// Whose.
+        host: RegistryHost,
+        /// The entry's key.
+        key: String,
+    },
+    /// The file is not for the owner of the folder that it stands in.
+    NoPermission {
+        /// Who owns the folder.
+        user: u32,
+    },
+}
+
+impl Obstacle {
+    /// A short fixed word for logs and metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CredsStore { .. } => "creds_store",
+            Self::CredHelper { .. } => "cred_helper",
+            Self::UnreadableEntry { .. } => "unreadable_entry",
+            Self::WrongType { .. } => "wrong_type",
+            Self::Environment { .. } => "environment",
+            Self::PathKey { .. } => "path_key",
+            Self::Twin { .. } => "twin",
+            Self::NoPermission { .. } => "no_permission",
+        }
+    }
+
+    /// Whether it keeps the reader from the entry of `host`.
+    #[must_use]
+    pub fn hides(&self, host: &RegistryHost, reader: Reader) -> bool {
+        match self {
+            Self::CredsStore { hosts, .. } => hosts.contains(host),
+            Self::UnreadableEntry { .. } | Self::WrongType { .. } | Self::NoPermission { .. } => {
+                true
+            }
+            Self::CredHelper { host: helped, name } => {
+                helped == host && (reader == Reader::Podman || !name.is_empty())
+            }
+            Self::Environment { host: named } => named == host,
+            Self::PathKey { .. } | Self::Twin { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CredsStore { name, .. } => write!(
+                formatter,
+                "`credsStore` is set, so docker asks docker-credential-{} instead of reading `auths`: \
+                 remove `credsStore` from the file, or set `hidden` for this target",
+                name.escape_default()
+            ),
+            Self::CredHelper { host, name } if name.is_empty() => write!(
+                formatter,
+                "`credHelpers` has an empty name for {host}: docker reads `auths` then, but podman \
+                 fails; remove that line for podman"
+            ),
+            Self::CredHelper { host, name } => write!(
+                formatter,
+                "`credHelpers` names docker-credential-{} for {host}, so clients ask it instead of \
+                 reading `auths`: remove that line from the file, or set `hidden` for this target",
+                name.escape_default()
+            ),
+            Self::UnreadableEntry { key } => write!(
+                formatter,
+                "the entry of `{}` does not decode, and docker refuses the whole file for it: \
+                 run `docker logout {}`, or remove the entry",
+                key.escape_default(),
+                key.escape_default()
+            ),
+            Self::WrongType { key } => write!(
+                formatter,
+                "`{}` has a value of the wrong type, and docker refuses the whole file for it: \
+                 repair or remove it",
+                key.escape_default()
+            ),
+            Self::Environment { host } => write!(
+                formatter,
+                "the variable DOCKER_AUTH_CONFIG names {host}, and docker takes that before the file: \
+                 unset it, or take the host out of it"
+            ),
+            Self::PathKey { host, key } => write!(
+                formatter,
+                "the entry `{}` is for a part of {host}, and podman takes it for that part: \
+                 run `podman logout {}` if that was not meant",
+                key.escape_default(),
+                key.escape_default()
+            ),
+            Self::Twin { host, key } => write!(
+                formatter,
+                "the entry `{}` is for {host} too, with another credential, which some clients may \
+                 take: remove it, or set `hidden = \"take-over\"` for this target",
+                key.escape_default()
+            ),
+            Self::NoPermission { user } => write!(
+                formatter,
+                "user {user}, whose folder the file stands in, may not read it: set `owner` for this \
+                 target, or give them the file"
+            ),
+        }
+    }
+}
+
+/// What makes `reader` pass by the entries of `hosts`.
+#[must_use]
+pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader) -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    let helpers = document.helpers();
+    if reader == Reader::Docker && !helpers.store.is_empty() {
+        let hosts = hosts.iter().filter(|host| !helpers.by_host.contains_key(host.as_str()));
+        obstacles.push(Obstacle::CredsStore {
+            name: helpers.store.clone(),
+            hosts: hosts.cloned().collect(),
+        });
+    }
+    for host in hosts {
+        if let Some((name, _)) = helpers.by_host.get(host.as_str()) {
+            obstacles.push(Obstacle::CredHelper { host: host.clone(), name: name.clone() });
+        }
+    }
+    for member in document.members().iter().filter(|member| !has_its_type(member, reader)) {
+        obstacles.push(Obstacle::WrongType { key: shorten(&member.key) });
+    }
+    for entry in document.entries() {
+        if reader == Reader::Docker && !is_readable(entry) {
+            obstacles.push(Obstacle::UnreadableEntry { key: shorten(&entry.key) });
+        }
+        for host in hosts.iter().filter(|host| host.as_str() != entry.key) {
+            let key = shorten(&entry.key);
+            match spelling(&entry.key, host) {
+                Some(Spelling::Twin) => obstacles.push(Obstacle::Twin { host: host.clone(), key }),
+                Some(Spelling::Part) if reader == Reader::Podman => {
+                    obstacles.push(Obstacle::PathKey { host: host.clone(), key });
+                }
+                _ => {}
+            }
+        }
+    }
+    obstacles
+}
+
+/// Whether `key` is another spelling of the whole of `host`.
+#[must_use]
+pub fn is_twin(key: &str, host: &RegistryHost) -> bool {
+    key != host.as_str() && spelling(key, host) == Some(Spelling::Twin)
+}
+
+/// The program that gives `reader` the credential of `host` instead of `auths`, if
+/// there is one.
+#[must_use]
+pub fn helper_of(document: &Document<'_>, host: &RegistryHost, reader: Reader) -> Option<String> {
+    let helpers = document.helpers();
+    let name = match helpers.by_host.get(host.as_str()) {
+        Some((name, _)) => name.clone(),
+        None if reader == Reader::Docker => helpers.store,
+        None => return None,
+    };
+    (!name.is_empty()).then_some(name)
+}
+
+/// The hosts that a `DOCKER_AUTH_CONFIG` names; docker ignores one that is not JSON.
+#[must_use]
+pub fn hosts_in_environment(text: &str) -> Vec<String> {
+    let Ok(document) = Document::parse(text.as_bytes()) else { return Vec::new() };
+    document.entries().map(|entry| entry.key.clone()).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    Twin,
+    Part,
+}
+
+/// How a key of `auths` is about a host: with a scheme, or with a path.
+fn spelling(key: &str, host: &RegistryHost) -> Option<Spelling> {
+    let (bare, had_scheme) = match key.strip_prefix("https://").or(key.strip_prefix("http://")) {
+        Some(bare) => (bare, true),
+        None => (key, false),
+    };
+    let (name, path) = bare.split_once('/').map_or((bare, None), |(name, path)| (name, Some(path)));
+    if name != host.as_str() {
+        return None;
+    }
+    match path {
+        None | Some("" | "v1" | "v1/" | "v2" | "v2/") => Some(Spelling::Twin),
+        // A scheme and a path: docker takes the host of it.
+        Some(_) if had_scheme => Some(Spelling::Twin),
+        Some(_) => Some(Spelling::Part),
+    }
+}
+
+/// Whether docker can read an entry, ours or not: without an `auth`, or with one
+/// that decodes to `user:…`
+/// (<https://github.com/docker/cli/blob/v28.2.2/cli/config/configfile/file.go>).
+fn is_readable(entry: &Member<'_>) -> bool {
+    if entry.raw == "null" {
+        return true;
+    }
+    let Ok(object) = Object::parse(entry.raw, entry.raw, "") else { return false };
+    let mut auth = None;
+    for member in object.members.iter().filter(|member| ENTRY_KEYS.iter().any(|key| member.is(key))) {
+        match serde_json::from_str::<Option<String>>(member.raw) {
+            Ok(text) if member.is("auth") => auth = text.or(auth),
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    match auth.as_deref() {
+        None | Some("") => true,
+        // Go's decoder skips line ends.
+        Some(auth) => STANDARD
+            .decode(auth.replace(['\r', '\n'], ""))
+            .is_ok_and(|pair| pair.iter().position(|byte| *byte == b':').is_some_and(|at| at > 0)),
+    }
+}
+
+/// Whether a member of the file has a type that the reader takes, if it knows it at
+/// all.
+fn has_its_type(member: &Member<'_>, reader: Reader) -> bool {
+    use std::collections::BTreeMap;
+    type Map = BTreeMap<String, Option<String>>;
+    let is_helpers = member.is("credHelpers");
+    if reader == Reader::Podman && !is_helpers {
+        return true;
+    }
+    if is_helpers || STRING_MAPS.iter().any(|key| member.is(key)) {
+        serde_json::from_str::<Option<Map>>(member.raw).is_ok()
+    } else if STRINGS.iter().any(|key| member.is(key)) {
+        serde_json::from_str::<Option<String>>(member.raw).is_ok()
+    } else if STRING_LISTS.iter().any(|key| member.is(key)) {
+        serde_json::from_str::<Option<Vec<Option<String>>>>(member.raw).is_ok()
+    } else if member.is("plugins") {
+        serde_json::from_str::<Option<BTreeMap<String, Option<Map>>>>(member.raw).is_ok()
+    } else {
+        true
+    }
+}
+
+// What docker's CLI 28 decodes, and as what
+// (https://github.com/docker/cli/blob/v28.2.2/cli/config/configfile/file.go).
+const STRINGS: [&str; 14] = [
+    "psFormat",
+    "imagesFormat",
+    "networksFormat",
+    "pluginsFormat",
+    "volumesFormat",
+    "statsFormat",
+    "detachKeys",
+    "credsStore",
+    "serviceInspectFormat",
+    "servicesFormat",
+    "tasksFormat",
+    "secretFormat",
+    "configFormat",
+    "currentContext",
+];
+const STRING_MAPS: [&str; 3] = ["HttpHeaders", "aliases", "features"];
+const STRING_LISTS: [&str; 2] = ["pruneFilters", "cliPluginsExtraDirs"];
+const ENTRY_KEYS: [&str; 7] =
+    ["auth", "username", "password", "email", "serveraddress", "identitytoken", "registrytoken"];
+
+const LONGEST_SHOWN_KEY: usize = 80;
+
+fn shorten(key: &str) -> String {
+    key.chars().take(LONGEST_SHOWN_KEY).collect()
+}
+
+#[cfg(test)]
+mod tests;

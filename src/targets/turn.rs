@@ -1,0 +1,514 @@
+//! One turn at one file, on a thread that may wait for the disk: read it, see what
+//! stands there, change what should be otherwise, and read it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+
+use super::document::{BadDocument, Document};
+use super::file::{self, FileError, Found, Identity};
+use super::helper::HelperError;
+use super::in_place::{self, Copy};
+use super::leftovers;
+use super::memory::{Memory, Token, Traces, fingerprint};
+use super::obstacles::{self, Obstacle, Reader};
+use super::replace::{self, Protection};
+use super::watch::Spot;
+use super::{Entries, Hidden, Options, Shared, Write};
+use crate::clock::Clock;
+use crate::credential::RegistryHost;
+
+/// All that a turn needs.
+pub(super) struct Work {
+    pub(super) options: Options,
+    pub(super) shared: Shared,
+    pub(super) clock: Clock,
+    /// The registries and who gives their credentials.
+    pub(super) hosts: BTreeMap<RegistryHost, String>,
+    pub(super) wanted: Entries,
+    /// What stood in the file when it last was as it should be.
+    pub(super) written: Entries,
+    /// What we wrote in earlier runs.
+    pub(super) traces: Traces,
+    /// What the last look found, if the file needs no second one while it stays
+    /// the same.
+    pub(super) seen: Option<(Identity, Look)>,
+    pub(super) may_write: bool,
+    /// Whether the place was made ready for writing.
+    pub(super) is_prepared: bool,
+}
+
+/// What stood in the file when it was looked at.
+#[derive(Clone)]
+pub(super) struct Look {
+    pub(super) identity: Identity,
+    /// Whether any later write would change the identity.
+    pub(super) is_settled: bool,
+    /// When each of our tokens expires that stands there.
+    pub(super) found: BTreeMap<RegistryHost, SystemTime>,
+    pub(super) obstacles: Vec<Obstacle>,
+    /// The programs that readers ask instead of the file.
+    pub(super) helpers: BTreeMap<RegistryHost, String>,
+}
+
+/// What a turn found and did.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) look: Option<Look>,
+    pub(super) wrote: bool,
+    /// How many updates of others were merged.
+    pub(super) conflicts: u32,
+    pub(super) protection: Option<Protection>,
+    pub(super) is_prepared: bool,
+    pub(super) error: Option<TargetError>,
+    /// What could not be remembered, which keeps nothing else from being done.
+    pub(super) forgotten: Option<String>,
+    /// What to watch.
+    pub(super) spots: BTreeSet<Spot>,
+}
+
+enum Turn {
+    AsWanted(Look),
+    Written,
+    Overtaken,
+    Failed(Option<Look>, TargetError),
+}
+
+impl Work {
+    /// Makes the file hold what it should, unless it does.
+    pub(super) fn reconcile(&self) -> Outcome {
+        let mut outcome = Outcome { is_prepared: self.is_prepared, ..Outcome::default() };
+        if let Some((identity, look)) = &self.seen
+            && self.is_prepared
+            && self.wanted == self.written
+            && self.may_write
+            && !self.has_expired()
+            && Identity::at(&self.options.path).is_ok_and(|now| now == *identity)
+        {
+            outcome.look = Some(look.clone());
+            return outcome;
+        }
+        for _ in 0..MOST_ROUNDS {
+            match self.turn(&mut outcome) {
+                Turn::AsWanted(look) => {
+                    outcome.look = Some(look);
+                    return outcome;
+                }
+                Turn::Written => outcome.wrote = true,
+                Turn::Overtaken => {}
+                Turn::Failed(look, error) => {
+                    outcome.look = look;
+                    outcome.is_prepared &= !matches!(error, TargetError::File(_));
+                    outcome.error = Some(error);
+                    return outcome;
+                }
+            }
+        }
+        outcome.error = Some(TargetError::Contended { path: self.options.path.clone() });
+        outcome
+    }
+
+    /// Reads the file, and writes it if it is not as it should be. What was
+    /// written is only believed once the next turn has read it back.
+    fn turn(&self, outcome: &mut Outcome) -> Turn {
+        let Options { path, attributes, write, .. } = &self.options;
+        let old = match file::read(path, attributes.owner) {
+            Ok(old) => old,
+            Err(error) => return Turn::Failed(None, error.into()),
+        };
+        outcome.spots = old.place.spots().clone();
+        let document = match Document::parse(&old.content) {
+            Ok(document) => document,
+            Err(reason) => {
+                let path = path.clone();
+                return Turn::Failed(None, TargetError::Invalid { path, reason });
+            }
+        };
+        let look = self.look(&document, &old);
+        if !outcome.is_prepared {
+            match self.prepare(&document, &old) {
+                Ok(protection) => {
+                    outcome.is_prepared = true;
+                    outcome.protection = protection;
+                    // It may have brought something back.
+                    return Turn::Overtaken;
+                }
+                Err(error) => return Turn::Failed(Some(look), error.into()),
+            }
+        }
+        let new = self.edit(&document);
+        let is_theirs = attributes.fit(&old) || *write == Write::InPlace;
+        let new = match new {
+            Some(new) => new,
+            None if is_theirs => return Turn::AsWanted(look),
+            // Another owner or mode for the same text.
+            None => match std::str::from_utf8(&old.content) {
+                Ok(text) => SecretString::from(text),
+                Err(_) => return Turn::AsWanted(look),
+            },
+        };
+        if !self.may_write {
+            return Turn::Failed(Some(look), TargetError::NotNow);
+        }
+        if let Err(error) = self.remember(&document) {
+            outcome.forgotten = Some(error.to_string());
+        }
+        let edit = |text: &[u8]| self.edit(&Document::parse(text).ok()?);
+        let result = match write {
+            Write::Replace => replace::replace(&old, &new, &edit, attributes),
+            Write::InPlace => {
+                drop(document);
+                drop(old);
+                self.write_in_place(&edit)
+            }
+        };
+        match result {
+            Ok(replace::Outcome::Replaced { protection, conflicts }) => {
+                outcome.protection = Some(protection);
+                outcome.conflicts += conflicts;
+                Turn::Written
+            }
+            Ok(replace::Outcome::Overtaken) => {
+                outcome.conflicts += 1;
+                Turn::Overtaken
+            }
+            Err(error) => Turn::Failed(Some(look), error.into()),
+        }
+    }
+
+    /// Clears up after a writer that was killed, and sees how the file can be
+    /// written.
+    fn prepare(
+        &self,
+        document: &Document<'_>,
+        old: &Found,
+    ) -> Result<Option<Protection>, FileError> {
+        let Options { path, attributes, write, .. } = &self.options;
+        if *write == Write::InPlace {
+            in_place::mend(path, attributes.owner, &copy_of(&self.options, &self.shared.memory)?)?;
+            return Ok(Some(Protection::InPlace));
+        }
+        // Tried first: what cannot be written cannot be cleared either.
+        let protection = replace::probe(old)?;
+        let ours: Vec<_> = self
+            .hosts
+            .keys()
+            .filter_map(|host| Some((host.clone(), document.auth(host)?)))
+            .collect();
+        let edit = |text: &[u8]| Document::parse(text).ok()?.with(&ours);
+        leftovers::clear(old, &edit, attributes)?;
+        Ok(protection)
+    }
+
+    fn write_in_place(&self, edit: replace::Edit<'_>) -> Result<replace::Outcome, FileError> {
+        let Options { path, attributes, .. } = &self.options;
+        let written = in_place::write(path, attributes.owner, &copy_of(&self.options, &self.shared.memory)?, edit)?;
+        Ok(written.unwrap_or(replace::Outcome::Overtaken))
+    }
+
+    /// The new text, or `None` if it is as it should be.
+    fn edit(&self, document: &Document<'_>) -> Option<SecretString> {
+        let mut text = None;
+        if self.options.hidden != Hidden::Report || self.shared.remove_expired {
+            text = document.without(|key, auth| self.is_unwanted(document, key, auth));
+        }
+        if self.options.hidden == Hidden::TakeOver {
+            text = then(document, text, |document| {
+                let changes = self.taken_over(document);
+                let changes: Vec<_> =
+                    changes.iter().map(|(host, value)| (host.as_str(), value.clone())).collect();
+                document.with_helpers(&changes)
+            });
+        }
+        then(document, text, |document| document.with(&self.entries(document)))
+    }
+
+    /// What the file should hold: what is wanted, without what has its place
+    /// elsewhere.
+    fn entries(&self, document: &Document<'_>) -> Vec<(RegistryHost, SecretString)> {
+        self.wanted
+            .iter()
+            .filter(|(host, entry)| {
+                let is_over = self.shared.remove_expired && entry.life.is_over(self.clock.now());
+                !is_over && !self.is_stored(document, host)
+            })
+            .map(|(host, entry)| (host.clone(), entry.auth.clone()))
+            .collect()
+    }
+
+    fn is_unwanted(
+        &self,
+        document: &Document<'_>,
+        key: &str,
+        auth: Option<&SecretString>,
+    ) -> bool {
+        if self.options.hidden == Hidden::TakeOver
+            && self.wanted.keys().any(|host| obstacles::is_twin(key, host))
+        {
+            return true;
+        }
+        let Some((host, auth)) =
+            self.hosts.keys().find(|host| host.as_str() == key).zip(auth)
+        else {
+            return false;
+        };
+        let Some(expires) = self.expiry_of(host, auth) else { return false };
+        let is_over = self.shared.remove_expired && expires <= self.clock.now();
+        is_over || self.is_stored(document, host)
+    }
+
+    fn is_stored(&self, document: &Document<'_>, host: &RegistryHost) -> bool {
+        self.options.hidden == Hidden::Store
+            && obstacles::helper_of(document, host, self.options.reader).is_some()
+    }
+
+    /// What has to change under `credHelpers` so that the reader reads `auths`.
+    fn taken_over(&self, document: &Document<'_>) -> BTreeMap<RegistryHost, Option<String>> {
+        let reader = self.options.reader;
+        self.wanted
+            .keys()
+            .filter_map(|host| match reader {
+                Reader::Docker => {
+                    obstacles::helper_of(document, host, reader)?;
+                    // An empty name sends docker back to `auths`.
+                    Some((host.clone(), Some("\"\"".to_owned())))
+                }
+                // Podman would run a program with an empty name.
+                Reader::Podman => {
+                    document.helpers().by_host.get(host.as_str())?;
+                    Some((host.clone(), None))
+                }
+            })
+            .collect()
+    }
+
+    /// Notes what is about to be written, so that it is known again after a crash.
+    fn remember(&self, document: &Document<'_>) -> Result<(), super::memory::MemoryError> {
+        let taken_over = match self.options.hidden {
+            Hidden::TakeOver => self.taken_over(document),
+            _ => BTreeMap::new(),
+        };
+        let helpers = document.helpers().by_host;
+        self.shared.memory.update(&self.options.path, |traces| {
+            for (host, entry) in &self.wanted {
+                let trace = traces.entry(host.to_string()).or_default();
+                trace.add(Token {
+                    fingerprint: fingerprint(entry.auth.expose_secret().as_bytes()),
+                    origin: self.hosts.get(host).cloned().unwrap_or_default(),
+                    issued: entry.life.issued(),
+                    expires: entry.life.expires(),
+                });
+                if taken_over.contains_key(host) && trace.helper_before.is_none() {
+                    let before = helpers.get(host.as_str()).map(|(_, raw)| raw.as_str());
+                    let before = before.and_then(|raw| serde_json::from_str(raw).ok());
+                    trace.helper_before = Some(before.unwrap_or(serde_json::Value::Null));
+                }
+            }
+        })
+    }
+
+    /// Which of our tokens stand in the file. Of one that is not ours nobody
+    /// knows how long it will live.
+    fn look(&self, document: &Document<'_>, old: &Found) -> Look {
+        let reader = self.options.reader;
+        let hosts: Vec<RegistryHost> = self.hosts.keys().cloned().collect();
+        let found = hosts.iter().filter_map(|host| {
+            let auth = document.auth(host)?;
+            Some((host.clone(), self.expiry_of(host, &auth)?))
+        });
+        let mut obstacles = obstacles::obstacles(document, &hosts, reader);
+        if reader == Reader::Docker {
+            let named = |host: &&RegistryHost| {
+                self.shared.in_environment.iter().any(|name| name == host.as_str())
+            };
+            let named = hosts.iter().filter(named);
+            obstacles.extend(named.map(|host| Obstacle::Environment { host: host.clone() }));
+        }
+        obstacles.extend(self.no_permission(old));
+        let helpers = hosts.iter().filter_map(|host| {
+            Some((host.clone(), obstacles::helper_of(document, host, reader)?))
+        });
+        Look {
+            identity: old.identity,
+            is_settled: !old.identity.is_fresh(self.clock.now()),
+            found: found.collect(),
+            obstacles,
+            helpers: helpers.collect(),
+        }
+    }
+
+    /// A file that root made in somebody's folder, and that they may not read.
+    fn no_permission(&self, old: &Found) -> Option<Obstacle> {
+        let stat = old.identity.0?;
+        let user = old.place.folder()?.metadata().ok()?.uid();
+        let may_read = stat.owner == user || stat.mode & READABLE_BY_OTHERS != 0 || user == ROOT;
+        (!may_read && self.options.attributes.owner.is_none())
+            .then_some(Obstacle::NoPermission { user })
+    }
+
+    fn expiry_of(&self, host: &RegistryHost, auth: &SecretString) -> Option<SystemTime> {
+        let ours = [self.wanted.get(host), self.written.get(host)];
+        let known = ours.into_iter().flatten().find(|entry| entry.is(auth));
+        known
+            .map(|entry| entry.life.expires())
+            .or_else(|| Some(self.traces.get(host.as_str())?.token(auth)?.expires))
+    }
+
+    /// Whether something stands there that has to go.
+    fn has_expired(&self) -> bool {
+        self.shared.remove_expired
+            && self.seen.as_ref().is_some_and(|(_, look)| {
+                look.found.values().any(|expires| *expires <= self.clock.now())
+            })
+    }
+}
+
+/// Where a target's content is kept while it is written in place.
+fn copy_of(options: &Options, memory: &Memory) -> Result<Copy, FileError> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = &options.path;
+    let name = in_place::copy_name(&fingerprint(path.as_os_str().as_bytes())[..16]);
+    memory
+        .file(name)
+        .map(Copy::at)
+        .ok_or_else(|| FileError::NoState { path: path.clone() })
+}
+
+/// A further step on what the step before has made.
+fn then(
+    document: &Document<'_>,
+    before: Option<SecretString>,
+    step: impl Fn(&Document<'_>) -> Option<SecretString>,
+) -> Option<SecretString> {
+    let Some(before) = before else { return step(document) };
+    let after = match Document::parse(before.expose_secret().as_bytes()) {
+        Ok(document) => step(&document),
+        // What we made of a document is one.
+        Err(_) => None,
+    };
+    Some(after.unwrap_or(before))
+}
+
+/// Why a target is not as it should be.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// The file could not be read or replaced.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What is in the file is not docker's.
+    #[error("{} is left as it is: {reason}", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: BadDocument,
+    },
+    /// Others write so often that there never was a moment for us.
+    #[error("{} is rewritten by other programs all the time", path.display())]
+    Contended {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Someone takes our entries away as often as they are put back.
+    #[error(
+        "another program took the entries out of {} {times} times in a row: look for a second \
+         daemon or a cron job that writes the same registries; they are put back more and more \
+         slowly, after {} the next time",
+        path.display(), humantime::format_duration(*pause)
+    )]
+    TugOfWar {
+        /// Which file.
+        path: PathBuf,
+        /// How often.
+        times: u32,
+        /// How long we wait the next time.
+        pause: std::time::Duration,
+    },
+    /// A credential helper did not take a credential.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    /// The last try failed, and the next is not due yet.
+    #[error("the next try is not due yet")]
+    NotNow,
+}
+
+impl TargetError {
+    /// A short fixed word for logs, metrics and reports.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(error) => error.kind(),
+            Self::Invalid { .. } => "invalid",
+            Self::Contended { .. } => "contended",
+            Self::TugOfWar { .. } => "tug_of_war",
+            Self::Helper(_) => "helper",
+            Self::NotNow => "not_now",
+        }
+    }
+}
+
+/// Forgets and removes all that was written to one target.
+///
+/// # Errors
+///
+/// If the file cannot be read or written, or is not docker's.
+pub(super) fn take_away(
+    options: &Options,
+    memory: &Memory,
+    traces: &Traces,
+) -> Result<bool, TargetError> {
+    let Options { path, attributes, write, .. } = options;
+    let edit = |bytes: &[u8]| {
+        let document = Document::parse(bytes).ok()?;
+        let text = document.without(|key, auth| {
+            traces.get(key).zip(auth).is_some_and(|(trace, auth)| trace.token(auth).is_some())
+        });
+        then(&document, text, |document| {
+            let helpers = document.helpers().by_host;
+            let changes: Vec<(&str, Option<String>)> = traces
+                .iter()
+                .filter_map(|(host, trace)| {
+                    let before = trace.helper_before.as_ref()?;
+                    // Someone may have changed it since: then it is theirs.
+                    let is_ours = match (helpers.get(host), options.reader) {
+                        (Some((name, _)), Reader::Docker) => name.is_empty(),
+                        (found, Reader::Podman) => found.is_none(),
+                        (None, Reader::Docker) => false,
+                    };
+                    let before = (!before.is_null()).then(|| before.to_string());
+                    is_ours.then_some((host.as_str(), before))
+                })
+                .collect();
+            document.with_helpers(&changes)
+        })
+    };
+    for _ in 0..MOST_ROUNDS {
+        let old = file::read(path, attributes.owner)?;
+        if let Err(reason) = Document::parse(&old.content) {
+            return Err(TargetError::Invalid { path: path.clone(), reason });
+        }
+        let Some(new) = edit(&old.content) else { return Ok(false) };
+        let outcome = match write {
+            Write::Replace => replace::replace(&old, &new, &edit, attributes)?,
+            Write::InPlace => {
+                drop(old);
+                in_place::write(path, attributes.owner, &copy_of(options, memory)?, &edit)?
+                    .unwrap_or(replace::Outcome::Overtaken)
+            }
+        };
+        if matches!(outcome, replace::Outcome::Replaced { .. }) {
+            return Ok(true);
+        }
+    }
+    Err(TargetError::Contended { path: path.clone() })
+}
+
+const READABLE_BY_OTHERS: u32 = 0o044;
+const ROOT: u32 = 0;
+
+/// How often to start again when other programs write at the same time.
+const MOST_ROUNDS: u32 = 50;
