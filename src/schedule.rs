@@ -160,7 +160,9 @@ pub fn after_failure(
 pub fn after_overwrite(times: u32) -> Duration {
     match times.checked_sub(FREE_PULLS + 1) {
         None => Duration::ZERO,
-        Some(more) => LONGEST_TUG_PAUSE.min(Duration::from_secs(1) * 2_u32.pow(more.min(MOST_DOUBLINGS))),
+        Some(more) => {
+            LONGEST_TUG_PAUSE.min(Duration::from_secs(1) * 2_u32.pow(more.min(MOST_DOUBLINGS)))
+        }
     }
 }
 

@@ -258,14 +258,24 @@ impl Target {
 
     /// Watches what leads to the file. Says whether that is new.
     fn arm(&mut self) -> bool {
-        if self.spots.is_empty() || self.watch.as_ref().is_some_and(|watch| watch.is_over(&self.spots)) {
+        if self.spots.is_empty()
+            || self.watch.as_ref().is_some_and(|watch| watch.is_over(&self.spots))
+        {
             return false;
         }
-        let is_first_failure = self.watch.is_some() || !self.status.read(|state| state.targets[self.index].is_polled);
+        let is_first_failure =
+            self.watch.is_some() || !self.status.read(|state| state.targets[self.index].is_polled);
         match Watch::new(&self.spots) {
             Ok(watch) => {
                 self.watch = Some(watch);
                 self.status.set_target(self.index, |target| target.is_polled = false);
+                true
+            }
+            // A folder was moved away since the look: it takes another one to know
+            // what to watch now.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.watch = None;
+                self.spots.clear();
                 true
             }
             Err(error) => {
@@ -326,10 +336,7 @@ impl Target {
 
     /// Gives credentials to the programs that readers ask, and looks now and then
     /// whether they still have them.
-    async fn store(
-        &mut self,
-        helpers: &BTreeMap<RegistryHost, String>,
-    ) -> Result<(), TargetError> {
+    async fn store(&mut self, helpers: &BTreeMap<RegistryHost, String>) -> Result<(), TargetError> {
         self.stored.retain(|host, stored| helpers.get(host) == Some(&stored.name));
         let wanted = self.wanted.borrow().clone();
         for (host, name) in helpers {
@@ -377,9 +384,18 @@ impl Target {
     /// as it should be.
     fn take_note(&mut self, work: Work, outcome: Outcome, looked: Duration) -> Reconciled {
         let now = self.clock.now();
-        let was_overwritten = outcome.wrote && work.wanted == self.written && !self.written.is_empty();
-        let Outcome { look, wrote, conflicts, protection, is_prepared, mut error, forgotten, spots } =
-            outcome;
+        let was_overwritten =
+            outcome.wrote && work.wanted == self.written && !self.written.is_empty();
+        let Outcome {
+            look,
+            wrote,
+            conflicts,
+            protection,
+            is_prepared,
+            mut error,
+            forgotten,
+            spots,
+        } = outcome;
         self.is_prepared = is_prepared;
         if !spots.is_empty() {
             self.spots = spots;
@@ -662,7 +678,7 @@ pub async fn logout(
             if let Some(name) = &trace.stored_with {
                 match helper::erase(name, host).await {
                     Ok(()) => result = result.map(|_| true),
-                    Err(error) => result = result.and(Err(error.into())),
+                    Err(error) => result = result.and_then(|_| Err(error.into())),
                 }
             }
         }

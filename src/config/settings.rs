@@ -294,8 +294,10 @@ fn described_registry(table: &RegistryTable) -> Result<Registry, BadSettings> {
 pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSettings> {
     let mut described = Vec::<Target>::new();
     for table in &file.target {
-        let target = described_target(table)
-            .map_err(|source| BadSettings::Target { path: table.path.clone(), source: source.into() })?;
+        let target = described_target(table).map_err(|source| BadSettings::Target {
+            path: table.path.clone(),
+            source: source.into(),
+        })?;
         if described.iter().any(|other| other.path == target.path) {
             return Err(BadSettings::TwoTargetTables(target.path));
         }

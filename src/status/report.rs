@@ -273,13 +273,13 @@ fn why_not_ready(
         match target.found.get(host) {
             None => Some(format!("it is not in {path}")),
             Some(expires) if *expires <= now => Some(format!("the one in {path} has expired")),
-            Some(_) => target
-                .in_the_way
-                .iter()
-                .find(|obstacle| obstacle.hidden.contains(host))
-                .map(|obstacle| {
-                    format!("{} passes by it in {path}: {}", target.reader, obstacle.message)
-                }),
+            Some(_) => {
+                target.in_the_way.iter().find(|obstacle| obstacle.hidden.contains(host)).map(
+                    |obstacle| {
+                        format!("{} passes by it in {path}: {}", target.reader, obstacle.message)
+                    },
+                )
+            }
         }
     })
 }

@@ -8,7 +8,11 @@ fn host(text: &str) -> RegistryHost {
 /// One registry, one target, and a simulated clock.
 fn status() -> Status {
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
-    Status::new(clock.clone(), [(host("gcr.io"), Origin::Google)], [(PathBuf::from("/config.json"), "docker")])
+    Status::new(
+        clock.clone(),
+        [(host("gcr.io"), Origin::Google)],
+        [(PathBuf::from("/config.json"), "docker")],
+    )
 }
 
 /// A token that was fetched and stands in the file.

@@ -122,7 +122,9 @@ impl<'a> Document<'a> {
             .collect();
         for (key, value) in helpers {
             let mut is_there = false;
-            for helper in found.iter().filter_map(|(_, object)| object.as_ref()).flat_map(|o| &o.members) {
+            for helper in
+                found.iter().filter_map(|(_, object)| object.as_ref()).flat_map(|o| &o.members)
+            {
                 if helper.key == *key {
                     is_there = true;
                     if let Some(value) = value.as_ref().filter(|value| *value != helper.raw) {
@@ -214,7 +216,11 @@ impl<'a> Document<'a> {
         let Some(first_kept) = unwanted.iter().position(|unwanted| !unwanted) else {
             let is_empty = object.members.is_empty();
             let text = SecretString::from("{}");
-            return if is_empty { Vec::new() } else { vec![Edit { span: object.span.clone(), text }] };
+            return if is_empty {
+                Vec::new()
+            } else {
+                vec![Edit { span: object.span.clone(), text }]
+            };
         };
         let mut edits = Vec::new();
         if first_kept > 0 {
@@ -371,7 +377,11 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// Parses `part`, which is a part of `text`.
-    pub(super) fn parse(text: &'a str, part: &'a str, what: &'static str) -> Result<Self, BadDocument> {
+    pub(super) fn parse(
+        text: &'a str,
+        part: &'a str,
+        what: &'static str,
+    ) -> Result<Self, BadDocument> {
         let Pairs(pairs) = serde_json::from_str(part).map_err(|error| {
             if error.is_data() {
                 return BadDocument::NotAnObject { what };

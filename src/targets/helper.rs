@@ -149,7 +149,11 @@ impl Action {
 /// Some helpers ask a person for a password.
 const LIMIT: Duration = Duration::from_secs(20);
 
-async fn run(name: &str, action: Action, input: &SecretString) -> Result<SecretString, HelperError> {
+async fn run(
+    name: &str,
+    action: Action,
+    input: &SecretString,
+) -> Result<SecretString, HelperError> {
     let owned = || name.to_owned();
     // The name comes out of a file that others write.
     if name.contains('/') {

@@ -98,17 +98,18 @@ impl Copy {
             .map_err(|error| failed(error.into()))?;
         let mut file = File::from(file);
         // One that is not whole is of a write that has not begun.
-        file.write_all(json.expose_secret().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(json.expose_secret().as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
         open_for_sync(&folder).and_then(rustix::fs::fsync).map_err(|error| failed(error.into()))
     }
 
     fn read(&self) -> Result<Option<Kept>, FileError> {
         let failed = |error| FileError::new(Step::KeepCopy, &self.path, error);
         match std::fs::read_to_string(&self.path) {
-            Ok(text) => Ok(serde_json::from_str::<KeptText>(&text).ok().map(|kept| Kept {
-                old: kept.old.into(),
-                new: kept.new.into(),
-            })),
+            Ok(text) => Ok(serde_json::from_str::<KeptText>(&text)
+                .ok()
+                .map(|kept| Kept { old: kept.old.into(), new: kept.new.into() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
@@ -144,9 +145,10 @@ impl Kept {
         content != old
             && content != new
             && (old.len().min(new.len())..=longest).contains(&content.len())
-            && content.iter().enumerate().all(|(index, byte)| {
-                [old, new].iter().any(|text| text.get(index) == Some(byte))
-            })
+            && content
+                .iter()
+                .enumerate()
+                .all(|(index, byte)| [old, new].iter().any(|text| text.get(index) == Some(byte)))
     }
 }
 

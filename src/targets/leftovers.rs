@@ -119,7 +119,8 @@ impl Left {
         let Name::Exchange { new, old, modified } = self.meaning else { return false };
         let inode = self.metadata.ino();
         let times = (self.metadata.mtime(), self.metadata.mtime_nsec());
-        let is_accounted = inode == new || inode == old && (modified == (0, 0) || modified == times);
+        let is_accounted =
+            inode == new || inode == old && (modified == (0, 0) || modified == times);
         // What ours displaced was merged into the one that was to displace ours, if
         // that one took its place.
         let is_merged = all.iter().any(|other| {

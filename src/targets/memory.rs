@@ -118,13 +118,20 @@ pub type Traces = BTreeMap<String, Trace>;
 pub struct Trace {
     /// The last tokens, the newest first: another program can bring an older one back.
     pub tokens: Vec<Token>,
-    /// What stood under `credHelpers` before it was taken over, as JSON; `null` if
-    /// there was nothing.
+    /// What became of its `credHelpers`, if that was taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub helper_before: Option<serde_json::Value>,
+    pub taken_over: Option<TakenOver>,
     /// The helper that has the token, if it was given to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_with: Option<String>,
+}
+
+/// A `credHelpers` entry that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakenOver {
+    /// The JSON that stood there before, if there was one.
+    pub before: Option<String>,
 }
 
 impl Trace {

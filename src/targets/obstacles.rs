@@ -251,10 +251,8 @@ enum Spelling {
 
 /// How a key of `auths` is about a host: with a scheme, or with a path.
 fn spelling(key: &str, host: &RegistryHost) -> Option<Spelling> {
-    let (bare, had_scheme) = match key.strip_prefix("https://").or(key.strip_prefix("http://")) {
-        Some(bare) => (bare, true),
-        None => (key, false),
-    };
+    let scheme = ["https://", "http://"].into_iter().find(|scheme| key.starts_with(scheme));
+    let bare = &key[scheme.map_or(0, str::len)..];
     let (name, path) = bare.split_once('/').map_or((bare, None), |(name, path)| (name, Some(path)));
     if name != host.as_str() {
         return None;
@@ -262,7 +260,7 @@ fn spelling(key: &str, host: &RegistryHost) -> Option<Spelling> {
     match path {
         None | Some("" | "v1" | "v1/" | "v2" | "v2/") => Some(Spelling::Twin),
         // A scheme and a path: docker takes the host of it.
-        Some(_) if had_scheme => Some(Spelling::Twin),
+        Some(_) if scheme.is_some() => Some(Spelling::Twin),
         Some(_) => Some(Spelling::Part),
     }
 }
@@ -276,7 +274,8 @@ fn is_readable(entry: &Member<'_>) -> bool {
     }
     let Ok(object) = Object::parse(entry.raw, entry.raw, "") else { return false };
     let mut auth = None;
-    for member in object.members.iter().filter(|member| ENTRY_KEYS.iter().any(|key| member.is(key))) {
+    for member in object.members.iter().filter(|member| ENTRY_KEYS.iter().any(|key| member.is(key)))
+    {
         match serde_json::from_str::<Option<String>>(member.raw) {
             Ok(text) if member.is("auth") => auth = text.or(auth),
             Ok(_) => {}

@@ -143,7 +143,10 @@ impl Place {
     pub(super) fn with_folder(&self) -> Result<(File, &Path), FileError> {
         if let Some(folder) = &self.folder {
             let folder = folder.try_clone();
-            return Ok((folder.map_err(|error| self.failed(Step::MakeFolder, error))?, &self.folder_path));
+            return Ok((
+                folder.map_err(|error| self.failed(Step::MakeFolder, error))?,
+                &self.folder_path,
+            ));
         }
         make_folder(&self.folder_path)?;
         let folder = open_folder(rustix::fs::CWD, &self.folder_path)
@@ -250,7 +253,8 @@ fn make_folder(folder: &Path) -> Result<(), FileError> {
     // By its descriptor, since whoever owns the folder above may put something else
     // under the name.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::openat(&above, name, flags, Mode::empty()).map(File::from).map_err(failed)?;
+    let made =
+        rustix::fs::openat(&above, name, flags, Mode::empty()).map(File::from).map_err(failed)?;
     made.set_permissions(std::fs::Permissions::from_mode(FOLDER_MODE))
         .and_then(|()| give_to_owner_of(&above, &made))
         .map_err(|error| FileError::new(Step::MakeFolder, folder, error))

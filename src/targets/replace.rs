@@ -134,7 +134,7 @@ pub fn replace(
     }
     let outcome = match old.identity.0 {
         Some(_) => site.exchange(old, new, edit)?,
-        None => site.add(new)?,
+        None => site.add(&new)?,
     };
     points::before("sync folder");
     if matches!(outcome, Outcome::Replaced { .. }) {
@@ -160,13 +160,8 @@ pub fn probe(old: &Found) -> Result<Option<Protection>, FileError> {
     let site = Site { folder, folder_path, name: old.place.name(), attributes };
     let empty = SecretString::default();
     let (one, other) = (site.fresh(None, &empty)?, site.fresh(None, &empty)?);
-    let exchanged = rustix::fs::renameat_with(
-        folder,
-        &one.name,
-        folder,
-        &other.name,
-        RenameFlags::EXCHANGE,
-    );
+    let exchanged =
+        rustix::fs::renameat_with(folder, &one.name, folder, &other.name, RenameFlags::EXCHANGE);
     Ok(Some(match exchanged {
         Ok(()) if one.is_leased => Protection::LeasedExchange,
         Ok(()) => Protection::Exchange,
@@ -252,11 +247,18 @@ impl<'a> Site<'a> {
     }
 
     /// Gives the name to a file where there was none.
-    fn add(&self, new: Fresh<'_>) -> Result<Outcome, FileError> {
-        let protection = if new.is_leased { Protection::LeasedExchange } else { Protection::Exchange };
+    fn add(&self, new: &Fresh<'_>) -> Result<Outcome, FileError> {
+        let protection =
+            if new.is_leased { Protection::LeasedExchange } else { Protection::Exchange };
         points::before("add");
         let flags = RenameFlags::NOREPLACE;
-        let added = match rustix::fs::renameat_with(self.folder, &new.name, self.folder, self.name, flags) {
+        let added = match rustix::fs::renameat_with(
+            self.folder,
+            &new.name,
+            self.folder,
+            self.name,
+            flags,
+        ) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 // A second name, and away with the first: that does not replace either.
                 rustix::fs::linkat(self.folder, &new.name, self.folder, self.name, AtFlags::empty())
@@ -295,7 +297,8 @@ impl<'a> Site<'a> {
             Err(error) => return Err(failed(error)),
         }
         points::before("look at what came out");
-        let protection = if new.is_leased { Protection::LeasedExchange } else { Protection::Exchange };
+        let protection =
+            if new.is_leased { Protection::LeasedExchange } else { Protection::Exchange };
         match self.came_out(&new, old, stat).map_err(failed)? {
             CameOut::AsRead => {
                 points::before("remove");
@@ -381,7 +384,8 @@ impl<'a> Site<'a> {
         let Some(text) = edit(&theirs) else { return Ok(Merge { theirs, next: None }) };
         let mut next = self.fresh(Some((stat, &file)), &text)?;
         let ours = newest.file.metadata().map_err(failed)?;
-        next.announce(ours.ino(), UNKNOWN_TIME).map_err(|error| self.failed(Step::Rename, error))?;
+        next.announce(ours.ino(), UNKNOWN_TIME)
+            .map_err(|error| self.failed(Step::Rename, error))?;
         Ok(Merge { theirs, next: Some((next, text)) })
     }
 
@@ -446,7 +450,7 @@ impl<'a> Site<'a> {
         }
         // Without a lease somebody may have written into it within the grain of its
         // time stamps.
-        let is_same = is_content(file, &old.content).map_err(errno)?;
+        let is_same = is_content(file, &old.content).map_err(|error| errno(&error))?;
         Ok(if is_same { CameOut::AsRead } else { CameOut::Another })
     }
 
@@ -496,7 +500,7 @@ struct Merge<'a> {
 impl Fresh<'_> {
     /// Takes the name that tells, after a crash, what the exchange was about.
     fn announce(&mut self, displaces: u64, modified: (i64, i64)) -> Result<(), Errno> {
-        let own = self.file.metadata().map_err(errno)?.ino();
+        let own = self.file.metadata().map_err(|error| errno(&error))?.ino();
         let name = OsString::from(Name::exchange(own, displaces, modified));
         points::before("announce");
         rustix::fs::renameat(self.folder, &self.name, self.folder, &name)?;
@@ -572,7 +576,7 @@ fn give_as_asked(folder: &File, new: &File, attributes: &Attributes) -> io::Resu
     }
 }
 
-/// Copies what `setfacl`, `setfattr` and SELinux put on a file.
+/// Copies what `setfacl`, `setfattr` and `chcon` put on a file.
 fn copy_attributes(old: &File, new: &File) -> Result<(), Errno> {
     let length = match rustix::fs::flistxattr_query(old) {
         Ok(0) | Err(Errno::NOTSUP | Errno::BADF) => return Ok(()),
@@ -593,9 +597,7 @@ fn copy_attributes(old: &File, new: &File) -> Result<(), Errno> {
 
 /// Others, of `trusted` and `security`, belong to the system and to one file.
 fn is_kept(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || name == b"system.posix_acl_access"
-        || name == b"security.selinux"
+    name.starts_with(b"user.") || name == b"system.posix_acl_access" || name == b"security.selinux"
 }
 
 fn is_content(file: &File, content: &[u8]) -> io::Result<bool> {
@@ -616,8 +618,8 @@ fn is_content(file: &File, content: &[u8]) -> io::Result<bool> {
 
 const CHUNK: usize = 64 * 1024;
 
-fn errno(error: io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::file::{self, FileError, Found, Identity};
 use super::helper::HelperError;
 use super::in_place::{self, Copy};
 use super::leftovers;
-use super::memory::{Memory, Token, Traces, fingerprint};
+use super::memory::{Memory, TakenOver, Token, Traces, fingerprint};
 use super::obstacles::{self, Obstacle, Reader};
 use super::replace::{self, Protection};
 use super::watch::Spot;
@@ -120,7 +120,7 @@ impl Work {
             Ok(old) => old,
             Err(error) => return Turn::Failed(None, error.into()),
         };
-        outcome.spots = old.place.spots().clone();
+        outcome.spots.clone_from(old.place.spots());
         let document = match Document::parse(&old.content) {
             Ok(document) => document,
             Err(reason) => {
@@ -206,7 +206,12 @@ impl Work {
 
     fn write_in_place(&self, edit: replace::Edit<'_>) -> Result<replace::Outcome, FileError> {
         let Options { path, attributes, .. } = &self.options;
-        let written = in_place::write(path, attributes.owner, &copy_of(&self.options, &self.shared.memory)?, edit)?;
+        let written = in_place::write(
+            path,
+            attributes.owner,
+            &copy_of(&self.options, &self.shared.memory)?,
+            edit,
+        )?;
         Ok(written.unwrap_or(replace::Outcome::Overtaken))
     }
 
@@ -240,19 +245,13 @@ impl Work {
             .collect()
     }
 
-    fn is_unwanted(
-        &self,
-        document: &Document<'_>,
-        key: &str,
-        auth: Option<&SecretString>,
-    ) -> bool {
+    fn is_unwanted(&self, document: &Document<'_>, key: &str, auth: Option<&SecretString>) -> bool {
         if self.options.hidden == Hidden::TakeOver
             && self.wanted.keys().any(|host| obstacles::is_twin(key, host))
         {
             return true;
         }
-        let Some((host, auth)) =
-            self.hosts.keys().find(|host| host.as_str() == key).zip(auth)
+        let Some((host, auth)) = self.hosts.keys().find(|host| host.as_str() == key).zip(auth)
         else {
             return false;
         };
@@ -302,10 +301,9 @@ impl Work {
                     issued: entry.life.issued(),
                     expires: entry.life.expires(),
                 });
-                if taken_over.contains_key(host) && trace.helper_before.is_none() {
-                    let before = helpers.get(host.as_str()).map(|(_, raw)| raw.as_str());
-                    let before = before.and_then(|raw| serde_json::from_str(raw).ok());
-                    trace.helper_before = Some(before.unwrap_or(serde_json::Value::Null));
+                if taken_over.contains_key(host) && trace.taken_over.is_none() {
+                    let before = helpers.get(host.as_str()).map(|(_, raw)| raw.clone());
+                    trace.taken_over = Some(TakenOver { before });
                 }
             }
         })
@@ -329,9 +327,9 @@ impl Work {
             obstacles.extend(named.map(|host| Obstacle::Environment { host: host.clone() }));
         }
         obstacles.extend(self.no_permission(old));
-        let helpers = hosts.iter().filter_map(|host| {
-            Some((host.clone(), obstacles::helper_of(document, host, reader)?))
-        });
+        let helpers = hosts
+            .iter()
+            .filter_map(|host| Some((host.clone(), obstacles::helper_of(document, host, reader)?)));
         Look {
             identity: old.identity,
             is_settled: !old.identity.is_fresh(self.clock.now()),
@@ -372,10 +370,7 @@ fn copy_of(options: &Options, memory: &Memory) -> Result<Copy, FileError> {
     use std::os::unix::ffi::OsStrExt;
     let path = &options.path;
     let name = in_place::copy_name(&fingerprint(path.as_os_str().as_bytes())[..16]);
-    memory
-        .file(name)
-        .map(Copy::at)
-        .ok_or_else(|| FileError::NoState { path: path.clone() })
+    memory.file(name).map(Copy::at).ok_or_else(|| FileError::NoState { path: path.clone() })
 }
 
 /// A further step on what the step before has made.
@@ -472,15 +467,14 @@ pub(super) fn take_away(
             let changes: Vec<(&str, Option<String>)> = traces
                 .iter()
                 .filter_map(|(host, trace)| {
-                    let before = trace.helper_before.as_ref()?;
+                    let TakenOver { before } = trace.taken_over.as_ref()?;
                     // Someone may have changed it since: then it is theirs.
                     let is_ours = match (helpers.get(host), options.reader) {
                         (Some((name, _)), Reader::Docker) => name.is_empty(),
                         (found, Reader::Podman) => found.is_none(),
                         (None, Reader::Docker) => false,
                     };
-                    let before = (!before.is_null()).then(|| before.to_string());
-                    is_ours.then_some((host.as_str(), before))
+                    is_ours.then_some((host.as_str(), before.clone()))
                 })
                 .collect();
             document.with_helpers(&changes)

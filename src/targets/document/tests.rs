@@ -217,7 +217,10 @@ fn a_helper_is_added_replaced_and_removed() {
         helped(r#"{"credHelpers": {"a.io": "", "b.io": "z"}}"#, &[("a.io", None)]).unwrap(),
         r#"{"credHelpers": { "b.io": "z"}}"#
     );
-    assert_eq!(helped(r#"{"credHelpers":null}"#, &[("a.io", empty)]).unwrap(), r#"{"credHelpers":{"a.io":""}}"#);
+    assert_eq!(
+        helped(r#"{"credHelpers":null}"#, &[("a.io", empty)]).unwrap(),
+        r#"{"credHelpers":{"a.io":""}}"#
+    );
     assert_eq!(helped(r#"{"credHelpers": {"a.io": ""}}"#, &[("a.io", empty)]), None);
     assert_eq!(helped("{}", &[("a.io", None)]), None);
 }

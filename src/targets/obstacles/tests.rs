@@ -39,7 +39,10 @@ fn podman_has_rules_of_its_own() {
     let found = |text: &str| {
         let document = Document::parse(text.as_bytes()).unwrap();
         let found = obstacles(&document, &hosts, Reader::Podman);
-        found.iter().map(|one| (one.kind(), one.hides(&hosts[0], Reader::Podman))).collect::<Vec<_>>()
+        found
+            .iter()
+            .map(|one| (one.kind(), one.hides(&hosts[0], Reader::Podman)))
+            .collect::<Vec<_>>()
     };
     assert_eq!(found(r#"{"credsStore":"desktop"}"#), []);
     assert_eq!(found(r#"{"auths":{"c.io":{"auth":"%%%"}}}"#), []);
@@ -69,7 +72,8 @@ fn the_variable_names_hosts() {
 #[test]
 fn a_twin_is_the_same_host_in_another_spelling() {
     let host = host("a.io:5000");
-    for twin in ["https://a.io:5000", "http://a.io:5000/", "a.io:5000/v1/", "https://a.io:5000/x/y"] {
+    for twin in ["https://a.io:5000", "http://a.io:5000/", "a.io:5000/v1/", "https://a.io:5000/x/y"]
+    {
         assert!(is_twin(twin, &host), "{twin}");
     }
     for other in ["a.io:5000", "a.io", "a.io:5000/team", "https://b.io", "https://xa.io:5000"] {
