@@ -22,7 +22,7 @@ kubectl_layer_sha512=40961a8db48b88a7a92cc9f822eff17ed6e16044646aa61cc2d307e84ca
 debian=(
     curl:curl jq:jq unzip:unzip strace:strace ip:iproute2      # small tools of the tests
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
-    skopeo:skopeo podman:podman docker:docker.io dockerd:docker.io  # clients that read config.json
+    skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
     python3:python3                                             # see also python_venv below
 )

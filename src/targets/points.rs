@@ -68,25 +68,27 @@ pub(super) mod hook {
     }
 }
 
-/// Kills the program, as a power cut would, where `FRESHCREDS_CRASH_AT` says:
-/// `NAME` or `NAME:HOW_MANY_TIMES_TO_PASS_BY`.
+/// Kills the program, as a power cut would, where `FRESHCREDS_CRASH_AT` says, and stops
+/// it where `FRESHCREDS_STOP_AT` says: `NAME` or `NAME:HOW_MANY_TIMES_TO_PASS_BY`.
 #[cfg(feature = "crash-points")]
 mod crash {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static PASSED: AtomicU64 = AtomicU64::new(0);
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static PASSED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
     pub(super) fn at(name: &'static str) {
-        let Ok(wanted) = std::env::var("FRESHCREDS_CRASH_AT") else { return };
-        let (wanted, spare) = match wanted.split_once(':') {
-            Some((wanted, spare)) => (wanted, spare.parse().unwrap_or_default()),
-            None => (wanted.as_str(), 0),
-        };
-        if wanted == name && PASSED.fetch_add(1, Ordering::Relaxed) >= spare {
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
+        let ends = [("FRESHCREDS_STOP_AT", Signal::STOP), ("FRESHCREDS_CRASH_AT", Signal::KILL)];
+        for ((variable, signal), passed) in ends.into_iter().zip(&PASSED) {
+            let Ok(wanted) = std::env::var(variable) else { continue };
+            let (wanted, spare) = match wanted.split_once(':') {
+                Some((wanted, spare)) => (wanted, spare.parse().unwrap_or_default()),
+                None => (wanted.as_str(), 0),
+            };
+            if wanted == name && passed.fetch_add(1, Ordering::Relaxed) == spare {
+                let _ = kill_process(getpid(), signal);
+            }
         }
     }
 }

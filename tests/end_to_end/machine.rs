@@ -296,6 +296,11 @@ pub(crate) async fn pause(pause: Duration) {
     tokio::time::sleep(pause).await;
 }
 
+/// How often to do something: more often in a campaign (`make stress`).
+pub(crate) fn campaign(usual: usize, campaign: usize) -> usize {
+    if std::env::var_os("FRESHCREDS_STRESS").is_some() { campaign } else { usual }
+}
+
 /// Fails with all that a program printed if it did not end with this code.
 pub(crate) fn ended_with(done: &Done, code: i32) -> Result<()> {
     if done.code != Some(code) {

@@ -6,8 +6,11 @@
 mod cloud;
 
 mod bad_input;
+mod crashes;
 mod identities;
+mod in_vain;
 mod life;
 mod machine;
 mod readers;
 mod settings;
+mod shared_file;

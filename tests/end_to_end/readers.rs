@@ -63,13 +63,13 @@ impl Distribution {
 }
 
 /// A docker engine of the test's own.
-struct Engine {
+pub(crate) struct Engine {
     socket: String,
     child: Child,
 }
 
 impl Engine {
-    async fn start(machine: &Machine) -> Result<Self> {
+    pub(crate) async fn start(machine: &Machine) -> Result<Self> {
         let folder = machine.home().join("engine");
         std::fs::create_dir_all(&folder)?;
         let socket = format!("unix://{}/docker.sock", folder.display());
@@ -101,7 +101,11 @@ impl Engine {
         Ok(engine)
     }
 
-    async fn stop(mut self) -> Result<()> {
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let id = self.child.id().context("the engine ended by itself")?;
         let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no such process")?;
         rustix::process::kill_process(id, Signal::TERM)?;
