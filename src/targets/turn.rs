@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
+use tracing::info;
 
 use super::document::{BadDocument, Document};
 use super::file::{self, FileError, Found, Identity};
@@ -116,6 +117,16 @@ impl Work {
     /// written is only believed once the next turn has read it back.
     fn turn(&self, outcome: &mut Outcome) -> Turn {
         let Options { path, attributes, write, .. } = &self.options;
+        if !outcome.is_prepared && *write == Write::InPlace {
+            // Before it is read: it needs the file for itself, and half of one is no document.
+            let mended = copy_of(&self.options, &self.shared.memory)
+                .and_then(|copy| in_place::mend(path, attributes.owner, &copy));
+            match mended {
+                Ok(true) => info!(target_file = %path.display(), "mended what a killed writer left"),
+                Ok(false) => {}
+                Err(error) => return Turn::Failed(None, error.into()),
+            }
+        }
         let old = match file::read(path, attributes.owner) {
             Ok(old) => old,
             Err(error) => return Turn::Failed(None, error.into()),
@@ -187,9 +198,8 @@ impl Work {
         document: &Document<'_>,
         old: &Found,
     ) -> Result<Option<Protection>, FileError> {
-        let Options { path, attributes, write, .. } = &self.options;
+        let Options { attributes, write, .. } = &self.options;
         if *write == Write::InPlace {
-            in_place::mend(path, attributes.owner, &copy_of(&self.options, &self.shared.memory)?)?;
             return Ok(Some(Protection::InPlace));
         }
         // Tried first: what cannot be written cannot be cleared either.

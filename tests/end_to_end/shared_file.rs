@@ -195,7 +195,7 @@ async fn no_reader_finds_half_a_file() -> Result<()> {
 #[tokio::test]
 async fn a_single_file_that_is_mounted_is_written_in_place_and_nobody_reads_half_of_it()
 -> Result<()> {
-    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
     let outside = machine.home().join("outside.json");
     put(&outside, &large_file())?;
     machine.put_docker_config("")?;
