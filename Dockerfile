@@ -46,7 +46,9 @@ COPY --from=build /out/ /
 # owner and the mode of what it is mounted on
 # (https://docs.docker.com/engine/storage/volumes/#populate-a-volume-using-a-container).
 # config.json is 0600: the containers that read it run as the same user, or as root.
-ENV DOCKER_CONFIG=/var/run/freshcreds
+# Beside it, without secrets, what was written: a container that starts again goes on with its tokens.
+ENV DOCKER_CONFIG=/var/run/freshcreds \
+    FRESHCREDS_STATE=/var/run/freshcreds/.state
 COPY --from=build --chown=65532:65532 /folder/ /var/run/
 
 # By number, so that Kubernetes can tell that it is not root (runAsNonRoot).

@@ -1,9 +1,10 @@
 # What a person, a test machine and .ci/run call. `make` alone lists it.
 
 CARGO_DENY := 0.20.2
+CARGO_FUZZ := 0.13.1
 CARGO := cargo
 
-.PHONY: help demo test setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo test stress fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,7 +14,17 @@ demo: ## run the daemon against a local stand-in cloud for half a minute; needs 
 	target/debug/examples/demo target/debug/freshcreds
 
 test: setup ## install what the tests need, and run all of them
-	$(CARGO) test --locked
+	$(CARGO) test --locked --all-features
+
+stress: setup ## the same faults and races as the tests, for an hour: 10,000 kills, 1,000 logins, 100,000 conflicts
+	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace
+	FRESHCREDS_STRESS=1 $(CARGO) test --locked --all-features --test end_to_end -- --nocapture --test-threads 2 \
+		killed_at_random killed_before logins_of no_reader a_single_file
+
+fuzz: ## ten minutes of any bytes for a config.json; needs a nightly compiler
+	@$(CARGO) fuzz --version 2>/dev/null || $(CARGO) install cargo-fuzz --version $(CARGO_FUZZ) --locked
+	mkdir -p fuzz/target/corpus
+	$(CARGO) +nightly fuzz run document fuzz/target/corpus fuzz/corpus/document -- -max_total_time=600
 
 setup: ## install the tools that the tests drive: registries, clients, helm, systemd
 	tests/setup.sh
@@ -24,7 +35,7 @@ fmt:
 	$(CARGO) fmt --check
 
 clippy:
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 deny: # licences, bans and sources; needs no network once the tool is there
 	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY)' \

@@ -145,7 +145,7 @@ impl WallTimer {
     #[expect(
         deprecated,
         reason = "its successor is unsafe for the sake of types that change their descriptor, \
-                  which an `OwnedFd` does not; and this crate forbids unsafe code"
+                  which an `OwnedFd` does not; and this crate has no unsafe code here"
     )]
     fn new() -> std::io::Result<Self> {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};

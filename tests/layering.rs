@@ -69,6 +69,16 @@ fn the_way_of_the_data_has_no_circle() {
     }
 }
 
+#[test]
+fn unsafe_code_is_in_one_file() -> anyhow::Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in rust_files(&source)? {
+        let has_it = std::fs::read_to_string(&file)?.contains("unsafe {");
+        assert_eq!(has_it, file.ends_with("targets/lease.rs"), "{}", file.display());
+    }
+    Ok(())
+}
+
 fn used_modules(code: &str) -> BTreeSet<String> {
     code.split("crate::")
         .skip(1)

@@ -122,7 +122,9 @@ impl Work {
             let mended = copy_of(&self.options, &self.shared.memory)
                 .and_then(|copy| in_place::mend(path, attributes.owner, &copy));
             match mended {
-                Ok(true) => info!(target_file = %path.display(), "mended what a killed writer left"),
+                Ok(true) => {
+                    info!(target_file = %path.display(), "mended what a killed writer left");
+                }
                 Ok(false) => {}
                 Err(error) => return Turn::Failed(None, error.into()),
             }

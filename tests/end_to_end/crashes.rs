@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Options};
-use crate::machine::{Done, LIMIT, Machine, PROGRAM, campaign, ended_with, pause, put, run};
+use crate::machine::{Done, LIMIT, Machine, PROGRAM, campaign, ended_with, pause, run, tell};
 
 /// Somebody's file, with an old entry of ours in the middle.
 fn before(cloud: &Cloud) -> String {
@@ -82,12 +82,7 @@ async fn killed_at_random_moments() -> Result<()> {
     let (mut new, mut longest) = (0, Duration::from_millis(60));
     for _ in 0..times {
         scene.restore()?;
-        let mut child = scene
-            .machine
-            .command(PROGRAM)
-            .arg("once")
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut child = scene.machine.command(PROGRAM).arg("once").stderr(Stdio::null()).spawn()?;
         let started = crate::machine::now();
         pause(longest.mul_f64(dice.f64())).await;
         let id = child.id().context("it has no id")?;
@@ -226,18 +221,11 @@ enum Way {
 impl Way {
     fn prepare(self, scene: &mut Scene) -> Result<()> {
         match self {
-            Self::Replace => scene.machine.set("FRESHCREDS_STATE", "off"),
-            Self::Add => {
-                scene.machine.set("FRESHCREDS_STATE", "off");
-            }
+            // So that the first write is that of the file.
+            Self::Replace | Self::Add => scene.machine.set("FRESHCREDS_STATE", "off"),
             Self::InPlace => {
-                let path = scene.machine.home().join("settings.toml");
-                let mut text = std::fs::read_to_string(&path)?;
-                text.push_str(&format!(
-                    "[[target]]\npath = \"{}\"\nwrite = \"in-place\"\n",
-                    scene.machine.docker_config().display()
-                ));
-                put(&path, &text)?;
+                let path = scene.machine.docker_config();
+                scene.machine.target_settings(&path, "write = \"in-place\"")?;
             }
         }
         Ok(())
@@ -258,7 +246,7 @@ impl Way {
             Self::Replace => scene.check().map(drop),
             // There is no file, or a whole one.
             Self::Add => match scene.machine.docker_config_text() {
-                Ok(text) => Ok(drop(serde_json::from_str::<serde_json::Value>(&text)?)),
+                Ok(text) => Ok(serde_json::from_str(&text).map(|_: serde_json::Value| ())?),
                 Err(_) => Ok(()),
             },
             // In between it may be a mixture, which the next start mends.
@@ -302,7 +290,9 @@ impl Way {
         let mut calls = Vec::new();
         for line in log.lines() {
             let Some((name, _)) = line.split_once('(') else { continue };
-            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            if name.is_empty()
+                || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            {
                 continue;
             }
             let count = counts.entry(name.to_owned()).or_default();
@@ -328,7 +318,8 @@ async fn killed_at_every_system_call(way: Way) -> Result<()> {
         way.check(&scene).with_context(|| format!("{name} number {count}"))?;
         way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
     }
-    println!("{way:?}: killed at {killed} of {} system calls; 0 files damaged", calls.len());
+    let count = calls.len();
+    tell(&format!("{way:?}: killed at {killed} of {count} system calls; 0 files damaged"));
     // Some come again and again while a thread waits, at one time more often than at another.
     ensure!(killed + 5 >= calls.len(), "killed at {killed} of {} only", calls.len());
     Ok(())
@@ -399,7 +390,9 @@ async fn refused_every_system_call(way: Way) -> Result<()> {
             refused += 1;
         }
     }
-    println!("{way:?}: {refused} calls refused, {failed} runs failed for it; 0 files damaged");
+    tell(&format!(
+        "{way:?}: {refused} calls refused, {failed} runs failed for it; 0 files damaged"
+    ));
     ensure!(failed > 3 && refused > 15);
     Ok(())
 }
@@ -426,7 +419,7 @@ async fn a_file_system_without_an_exchange_is_written_with_less_protection() -> 
     let mut command = machine.command("strace");
     command.args(["-f", "-o", "/dev/null", "-e", "inject=renameat2:error=EINVAL"]);
     let daemon = crate::machine::Daemon::start(command.arg(PROGRAM).arg("run")).await?;
-    let report = daemon.wait_for(|report| report.is_ready()).await?;
+    let report = daemon.wait_for(freshcreds::status::Report::is_ready).await?;
     assert_eq!(report.checks.targets[0].protection.as_deref(), Some("rename"));
     daemon.signal_child(Signal::TERM)?;
     let folder: PathBuf = machine.home().join(".docker");

@@ -91,8 +91,13 @@ fn cases(host: &str) -> Vec<(String, String)> {
     ] {
         let twin = json!({ "auth": auth("twin") });
         // Both orders, as text, since a map of JSON has none.
-        for (first, second) in [((&key, &twin), (&host.to_owned(), &ours)), ((&host.to_owned(), &ours), (&key, &twin))] {
-            let text = format!("{{\"auths\":{{\"{}\":{},\"{}\":{}}}}}", first.0, first.1, second.0, second.1);
+        for (first, second) in
+            [((&key, &twin), (&host.to_owned(), &ours)), ((&host.to_owned(), &ours), (&key, &twin))]
+        {
+            let text = format!(
+                "{{\"auths\":{{\"{}\":{},\"{}\":{}}}}}",
+                first.0, first.1, second.0, second.1
+            );
             cases.push((format!("twin {key}"), text));
         }
     }
@@ -100,17 +105,34 @@ fn cases(host: &str) -> Vec<(String, String)> {
     for (name, text) in [
         ("CREDSSTORE", format!("{{{host_entry},\"CREDSSTORE\":\"store\"}}")),
         ("CredHelpers", format!("{{{host_entry},\"CredHelpers\":{{\"{host}\":\"helper\"}}}}")),
-        ("two credsStore", format!("{{\"credsStore\":\"store\",{host_entry},\"credsStore\":\"\"}}")),
-        ("two credsStore, turned", format!("{{\"credsStore\":\"\",{host_entry},\"credsStore\":\"store\"}}")),
+        (
+            "two credsStore",
+            format!("{{\"credsStore\":\"store\",{host_entry},\"credsStore\":\"\"}}"),
+        ),
+        (
+            "two credsStore, turned",
+            format!("{{\"credsStore\":\"\",{host_entry},\"credsStore\":\"store\"}}"),
+        ),
         (
             "two credHelpers",
-            format!("{{\"credHelpers\":{{\"{host}\":\"helper\"}},{host_entry},\"credHelpers\":{{\"x\":\"y\"}}}}"),
+            format!(
+                "{{\"credHelpers\":{{\"{host}\":\"helper\"}},{host_entry},\"credHelpers\":{{\"x\":\"y\"}}}}"
+            ),
         ),
         ("null", format!("{{\"credHelpers\":null,\"credsStore\":null,{host_entry}}}")),
-        ("a helper of another host", format!("{{{host_entry},\"credHelpers\":{{\"https://{host}\":\"helper\"}}}}")),
+        (
+            "a helper of another host",
+            format!("{{{host_entry},\"credHelpers\":{{\"https://{host}\":\"helper\"}}}}"),
+        ),
         ("credHelpers of a wrong type", format!("{{{host_entry},\"credHelpers\":[\"helper\"]}}")),
         ("psFormat of a wrong type", format!("{{{host_entry},\"psFormat\":5}}")),
-        ("ours twice", format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"{}\"}},\"{host}\":{ours}}}}}", auth("first"))),
+        (
+            "ours twice",
+            format!(
+                "{{\"auths\":{{\"{host}\":{{\"auth\":\"{}\"}},\"{host}\":{ours}}}}}",
+                auth("first")
+            ),
+        ),
     ] {
         cases.push((name.to_owned(), text));
     }

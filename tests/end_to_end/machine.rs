@@ -67,6 +67,18 @@ impl Machine {
         Ok(())
     }
 
+    /// Adds to the settings file.
+    pub(crate) fn more_settings(&self, text: &str) -> Result<()> {
+        let path = self.home().join("settings.toml");
+        let before = std::fs::read_to_string(&path)?;
+        put(&path, &(before + text))
+    }
+
+    /// Says something about the file that docker reads in the settings.
+    pub(crate) fn target_settings(&self, path: &Path, more: &str) -> Result<()> {
+        self.more_settings(&format!("[[target]]\npath = \"{}\"\n{more}\n", path.display()))
+    }
+
     /// The file that docker reads on this machine.
     pub(crate) fn docker_config(&self) -> PathBuf {
         self.home().join(".docker/config.json")
@@ -299,6 +311,12 @@ pub(crate) async fn pause(pause: Duration) {
 /// How often to do something: more often in a campaign (`make stress`).
 pub(crate) fn campaign(usual: usize, campaign: usize) -> usize {
     if std::env::var_os("FRESHCREDS_STRESS").is_some() { campaign } else { usual }
+}
+
+/// Tells a number that a campaign is run for.
+#[expect(clippy::print_stdout, reason = "shown with --nocapture")]
+pub(crate) fn tell(text: &str) {
+    println!("{text}");
 }
 
 /// Fails with all that a program printed if it did not end with this code.

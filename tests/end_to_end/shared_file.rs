@@ -199,13 +199,7 @@ async fn a_single_file_that_is_mounted_is_written_in_place_and_nobody_reads_half
     let outside = machine.home().join("outside.json");
     put(&outside, &large_file())?;
     machine.put_docker_config("")?;
-    let settings = machine.home().join("settings.toml");
-    let mut text = std::fs::read_to_string(&settings)?;
-    text.push_str(&format!(
-        "[[target]]\npath = \"{}\"\nwrite = \"in-place\"\n",
-        machine.docker_config().display()
-    ));
-    put(&settings, &text)?;
+    machine.target_settings(&machine.docker_config(), "write = \"in-place\"")?;
     let inode = std::fs::metadata(&outside)?.ino();
     let script = "mount --bind \"$1\" \"$2\" && exec \"$3\" run";
     let mut command = machine.command("unshare");
@@ -279,15 +273,11 @@ async fn a_restart_goes_on_with_the_token_and_logout_takes_it_away() -> Result<(
 #[tokio::test]
 async fn one_target_that_fails_does_not_hold_back_the_others() -> Result<()> {
     let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
-    let settings = machine.home().join("settings.toml");
     let bad = machine.home().join("bad/config.json");
     std::fs::create_dir_all(&bad)?;
     let good = machine.home().join("good/auth.json");
-    let mut text = std::fs::read_to_string(&settings)?;
-    for (path, more) in [(&bad, ""), (&good, "mode = \"0640\"\n")] {
-        text.push_str(&format!("[[target]]\npath = \"{}\"\n{more}", path.display()));
-    }
-    put(&settings, &text)?;
+    machine.target_settings(&bad, "")?;
+    machine.target_settings(&good, "mode = \"0640\"")?;
     let done = machine.freshcreds(&["once"]).await?;
     ended_with(&done, 1)?;
     assert!(done.stderr.contains("is a folder, not a file"), "{}", done.stderr);
@@ -316,13 +306,7 @@ async fn a_helper_gets_the_credential_where_the_settings_say_so() -> Result<()> 
     let path = std::env::var("PATH").unwrap_or_default();
     machine.set("PATH", format!("{}:{path}", programs.display()));
     machine.put_docker_config("{\"credsStore\":\"box\"}")?;
-    let settings = machine.home().join("settings.toml");
-    let mut text = std::fs::read_to_string(&settings)?;
-    text.push_str(&format!(
-        "[[target]]\npath = \"{}\"\nhidden = \"store\"\n",
-        machine.docker_config().display()
-    ));
-    put(&settings, &text)?;
+    machine.target_settings(&machine.docker_config(), "hidden = \"store\"")?;
     let host = cloud.ecr_registry().host().to_owned();
     let mut daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
