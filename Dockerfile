@@ -47,8 +47,8 @@ COPY --from=build /out/ /
 # (https://docs.docker.com/engine/storage/volumes/#populate-a-volume-using-a-container).
 # config.json is 0600: the containers that read it run as the same user, or as root.
 # Beside it, without secrets, what was written: a container that starts again goes on with its tokens.
-ENV DOCKER_CONFIG=/var/run/freshcreds \
-    FRESHCREDS_STATE=/var/run/freshcreds/.state
+ENV DOCKER_CONFIG=/var/run/freshcreds
+ENV FRESHCREDS_STATE=/var/run/freshcreds/.state
 COPY --from=build --chown=65532:65532 /folder/ /var/run/
 
 # By number, so that Kubernetes can tell that it is not root (runAsNonRoot).

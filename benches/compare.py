@@ -152,6 +152,7 @@ def measure(arguments, folder):
 
     figures["idle"] = idle = watch_idle(environment, regions, folder, arguments.idle_seconds)
     figures["readyz"] = readyz = load_readyz(environment, folder)
+    figures["large"] = large = change_large_file(once, environment | over_http, ours["wall"], folder)
     size = FRESHCREDS.stat().st_size
     figures["size"] = size
     aws = figures["aws ecr get-login-password"]["cpu"] / ours["cpu"]
@@ -163,6 +164,7 @@ def measure(arguments, folder):
     target("idle: wake-ups a minute", idle["wakeups"], "", 4)
     target("idle: CPU a minute", idle["cpu"] * 1e3, "ms", 1)
     target("program", size / 1e6, "MB", 12)
+    target("28.8 MB file: one entry changed : bytes written", large["ratio"], "", 1.5)
     print(f"\nidle: RSS {idle['rss'] / 1024:.1f} MiB, over {arguments.idle_seconds} s; a wake-up is a "
           "voluntary context switch of any thread")
     print(f"/readyz: {readyz['rate']:,.0f} requests a second from 16 connections, p99 "
@@ -226,6 +228,34 @@ def run(command, environment, text):
         words = " ".join(map(str, command))
         sys.exit(f"{words} ended with {process.returncode}: {errors}")
     return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall}
+
+
+def change_large_file(once, environment, usual, folder):
+    """What it costs to change one entry among 10,000, beside writing those bytes durably."""
+    entries = ",\n".join(
+        f'\t\t"host{number:05}.example.com": {{\n\t\t\t"auth": "{"QUJD" * 707}"\n\t\t}}'
+        for number in range(10_000))
+    text = f'{{\n\t"auths": {{\n{entries}\n\t}}\n}}'
+    path = folder / "config.json"
+    changes, writes = [], []
+    for _ in range(7):
+        path.write_text(text)
+        os.sync()
+        # What is the same for a small file (the call, TLS, the start) is not the file's.
+        changes.append(run(once, environment, "")["wall"] - usual)
+        new, data = folder / "new", path.read_bytes()
+        started = time.perf_counter()
+        with open(new, "wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        new.rename(path)
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        writes.append(time.perf_counter() - started)
+    path.unlink()
+    change, write = statistics.median(changes), statistics.median(writes)
+    return {"change": change, "write": write, "ratio": change / write, "bytes": len(text)}
 
 
 class Daemon:
