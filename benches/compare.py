@@ -233,7 +233,7 @@ def run(command, environment, text):
 def change_large_file(once, environment, usual, folder):
     """What it costs to change one entry among 10,000, beside writing those bytes durably."""
     entries = ",\n".join(
-        f'\t\t"host{number:05}.example.com": {{\n\t\t\t"auth": "{"QUJD" * 707}"\n\t\t}}'
+        f'\t\t"host{number:05}.example.com": {{\n\t\t\t"auth": "{"dTpB" * 707}"\n\t\t}}'
         for number in range(10_000))
     text = f'{{\n\t"auths": {{\n{entries}\n\t}}\n}}'
     path = folder / "config.json"

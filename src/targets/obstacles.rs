@@ -199,11 +199,19 @@ pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader
     for member in document.members().iter().filter(|member| !has_its_type(member, reader)) {
         obstacles.push(Obstacle::WrongType { key: shorten(&member.key) });
     }
+    // One is enough to say what to do, and a file can have thousands of each.
+    let mut is_first_unreadable = reader == Reader::Docker;
+    let mut spellings = 0;
     for entry in document.entries() {
-        if reader == Reader::Docker && !is_readable(entry) {
+        if is_first_unreadable && !is_readable(entry) {
+            is_first_unreadable = false;
             obstacles.push(Obstacle::UnreadableEntry { key: shorten(&entry.key) });
         }
         for host in hosts.iter().filter(|host| host.as_str() != entry.key) {
+            if spellings == MOST_SPELLINGS {
+                break;
+            }
+            spellings += usize::from(spelling(&entry.key, host).is_some());
             let key = shorten(&entry.key);
             match spelling(&entry.key, host) {
                 Some(Spelling::Twin) => obstacles.push(Obstacle::Twin { host: host.clone(), key }),
@@ -337,6 +345,9 @@ const ENTRY_KEYS: [&str; 7] =
     ["auth", "username", "password", "email", "serveraddress", "identitytoken", "registrytoken"];
 
 const LONGEST_SHOWN_KEY: usize = 80;
+
+/// So many other spellings of hosts are told.
+const MOST_SPELLINGS: usize = 10;
 
 fn shorten(key: &str) -> String {
     key.chars().take(LONGEST_SHOWN_KEY).collect()

@@ -64,6 +64,17 @@ fn an_empty_helper_sends_docker_back_to_the_file() {
 }
 
 #[test]
+fn a_file_full_of_obstacles_is_told_in_a_few_words() {
+    let bad: Vec<String> = (0..1000).map(|n| format!(r#""{n}.io":{{"auth":"%"}}"#)).collect();
+    let paths: Vec<String> = (0..1000).map(|n| format!(r#""a.io/{n}":{{}}"#)).collect();
+    for (entries, reader, most) in [(bad, Reader::Docker, 1), (paths, Reader::Podman, 10)] {
+        let text = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
+        let document = Document::parse(text.as_bytes()).unwrap();
+        assert_eq!(obstacles(&document, &[host("a.io")], reader).len(), most);
+    }
+}
+
+#[test]
 fn the_variable_names_hosts() {
     assert_eq!(hosts_in_environment(r#"{"auths":{"a.io":{"auth":"x"}}}"#), ["a.io"]);
     assert!(hosts_in_environment("{").is_empty());
