@@ -292,9 +292,10 @@ fn is_readable(entry: &Member<'_>) -> bool {
     }
     match auth.as_deref() {
         None | Some("") => true,
-        // Go's decoder skips line ends.
         Some(auth) => STANDARD
-            .decode(auth.replace(['\r', '\n'], ""))
+            .decode(auth)
+            // Go's decoder skips line ends.
+            .or_else(|_| STANDARD.decode(auth.replace(['\r', '\n'], "")))
             .is_ok_and(|pair| pair.iter().position(|byte| *byte == b':').is_some_and(|at| at > 0)),
     }
 }

@@ -72,6 +72,12 @@ pub(super) struct Outcome {
     pub(super) spots: BTreeSet<Spot>,
 }
 
+/// How a file can be written, and whether it is still what was read.
+struct Prepared {
+    protection: Option<Protection>,
+    is_as_read: bool,
+}
+
 enum Turn {
     AsWanted(Look),
     Written,
@@ -141,42 +147,50 @@ impl Work {
                 return Turn::Failed(None, TargetError::Invalid { path, reason });
             }
         };
-        let look = self.look(&document, &old);
+        // Not before it is needed: it decodes every entry, and after a write the next
+        // turn does that anyway.
+        let look = || self.look(&document, &old);
         if !outcome.is_prepared {
             match self.prepare(&document, &old) {
-                Ok(protection) => {
+                Ok(Prepared { protection, is_as_read }) => {
                     outcome.is_prepared = true;
                     outcome.protection = protection;
-                    // It may have brought something back.
-                    return Turn::Overtaken;
+                    if !is_as_read {
+                        return Turn::Overtaken;
+                    }
                 }
-                Err(error) => return Turn::Failed(Some(look), error.into()),
+                Err(error) => return Turn::Failed(Some(look()), error.into()),
             }
         }
         let new = self.edit(&document);
         let is_theirs = attributes.fit(&old) || *write == Write::InPlace;
         let new = match new {
             Some(new) => new,
-            None if is_theirs => return Turn::AsWanted(look),
+            None if is_theirs => return Turn::AsWanted(look()),
             // Another owner or mode for the same text.
             None => match std::str::from_utf8(&old.content) {
                 Ok(text) => SecretString::from(text),
-                Err(_) => return Turn::AsWanted(look),
+                Err(_) => return Turn::AsWanted(look()),
             },
         };
         if !self.may_write {
-            return Turn::Failed(Some(look), TargetError::NotNow);
+            return Turn::Failed(Some(look()), TargetError::NotNow);
         }
         if let Err(error) = self.remember(&document) {
             outcome.forgotten = Some(error.to_string());
         }
         let edit = |text: &[u8]| self.edit(&Document::parse(text).ok()?);
-        let result = match write {
-            Write::Replace => replace::replace(&old, &new, &edit, attributes),
+        let (result, look) = match write {
+            Write::Replace => {
+                let result = replace::replace(&old, &new, &edit, attributes);
+                let look = result.is_err().then(look);
+                (result, look)
+            }
             Write::InPlace => {
+                let look = look();
                 drop(document);
                 drop(old);
-                self.write_in_place(&edit)
+                (self.write_in_place(&edit), Some(look))
             }
         };
         match result {
@@ -189,20 +203,16 @@ impl Work {
                 outcome.conflicts += 1;
                 Turn::Overtaken
             }
-            Err(error) => Turn::Failed(Some(look), error.into()),
+            Err(error) => Turn::Failed(look, error.into()),
         }
     }
 
     /// Clears up after a writer that was killed, and sees how the file can be
     /// written.
-    fn prepare(
-        &self,
-        document: &Document<'_>,
-        old: &Found,
-    ) -> Result<Option<Protection>, FileError> {
+    fn prepare(&self, document: &Document<'_>, old: &Found) -> Result<Prepared, FileError> {
         let Options { attributes, write, .. } = &self.options;
         if *write == Write::InPlace {
-            return Ok(Some(Protection::InPlace));
+            return Ok(Prepared { protection: Some(Protection::InPlace), is_as_read: true });
         }
         // Tried first: what cannot be written cannot be cleared either.
         let protection = replace::probe(old)?;
@@ -212,8 +222,9 @@ impl Work {
             .filter_map(|host| Some((host.clone(), document.auth(host)?)))
             .collect();
         let edit = |text: &[u8]| Document::parse(text).ok()?.with(&ours);
-        leftovers::clear(old, &edit, attributes)?;
-        Ok(protection)
+        // It may have brought something back.
+        let is_as_read = leftovers::clear(old, &edit, attributes)? == 0;
+        Ok(Prepared { protection, is_as_read })
     }
 
     fn write_in_place(&self, edit: replace::Edit<'_>) -> Result<replace::Outcome, FileError> {

@@ -310,18 +310,23 @@ async fn killed_at_every_system_call(way: Way) -> Result<()> {
     ensure!(calls.len() > 15, "only {calls:?}");
     let mut killed = 0;
     for (name, count) in &calls {
-        way.restore(&scene)?;
         let inject = format!("inject={name}:signal=KILL:when={count}");
-        let stopped = way.stopped(&scene).await?;
-        let (done, _) = stopped.go_on(&scene.machine, &["-e", &inject]).await?;
-        killed += usize::from(done.code.is_none());
-        way.check(&scene).with_context(|| format!("{name} number {count}"))?;
-        way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
+        // How often a thread waits, or wakes another, differs from run to run.
+        for _ in 0..3 {
+            way.restore(&scene)?;
+            let stopped = way.stopped(&scene).await?;
+            let (done, _) = stopped.go_on(&scene.machine, &["-e", &inject]).await?;
+            way.check(&scene).with_context(|| format!("{name} number {count}"))?;
+            way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
+            if done.code.is_none() {
+                killed += 1;
+                break;
+            }
+        }
     }
     let count = calls.len();
     tell(&format!("{way:?}: killed at {killed} of {count} system calls; 0 files damaged"));
-    // Some come again and again while a thread waits, at one time more often than at another.
-    ensure!(killed + 5 >= calls.len(), "killed at {killed} of {} only", calls.len());
+    ensure!(killed * 10 >= count * 9, "killed at {killed} of {count} only");
     Ok(())
 }
 
