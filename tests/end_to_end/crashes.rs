@@ -275,16 +275,17 @@ impl Way {
         }
     }
 
-    async fn stopped(self, scene: &Scene) -> Result<Stopped> {
+    /// A whole run on the file as it was before, under strace from the first step on.
+    async fn traced(self, scene: &Scene, options: &[&str]) -> Result<(Done, String)> {
+        self.restore(scene)?;
         let mut command = scene.machine.command(PROGRAM);
         command.env("FRESHCREDS_STOP_AT", self.first_step());
-        Stopped::new(command).await
+        Stopped::new(command).await?.go_on(&scene.machine, options).await
     }
 
     /// Every system call from the first step on, and the how manieth of its name it is.
     async fn calls(self, scene: &Scene) -> Result<Vec<(String, usize)>> {
-        self.restore(scene)?;
-        let (done, log) = self.stopped(scene).await?.go_on(&scene.machine, &[]).await?;
+        let (done, log) = self.traced(scene, &[]).await?;
         ended_with(&done, 0)?;
         let mut counts = BTreeMap::<String, usize>::new();
         let mut calls = Vec::new();
@@ -311,11 +312,9 @@ async fn killed_at_every_system_call(way: Way) -> Result<()> {
     let mut killed = 0;
     for (name, count) in &calls {
         let inject = format!("inject={name}:signal=KILL:when={count}");
-        // How often a thread waits, or wakes another, differs from run to run.
+        // The call that a run did not come to may come in the next one.
         for _ in 0..3 {
-            way.restore(&scene)?;
-            let stopped = way.stopped(&scene).await?;
-            let (done, _) = stopped.go_on(&scene.machine, &["-e", &inject]).await?;
+            let (done, _) = way.traced(&scene, &["-e", &inject]).await?;
             way.check(&scene).with_context(|| format!("{name} number {count}"))?;
             way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
             if done.code.is_none() {
@@ -326,7 +325,8 @@ async fn killed_at_every_system_call(way: Way) -> Result<()> {
     }
     let count = calls.len();
     tell(&format!("{way:?}: killed at {killed} of {count} system calls; 0 files damaged"));
-    ensure!(killed * 10 >= count * 9, "killed at {killed} of {count} only");
+    // Some come again and again while a thread waits, at one time more often than at another.
+    ensure!(killed + 5 >= calls.len(), "killed at {killed} of {} only", calls.len());
     Ok(())
 }
 
@@ -371,10 +371,8 @@ async fn refused_every_system_call(way: Way) -> Result<()> {
     for (name, count) in &calls {
         let Some((_, errors)) = ERRORS.iter().find(|(call, _)| call == name) else { continue };
         for error in *errors {
-            way.restore(&scene)?;
             let inject = format!("inject={name}:error={error}:when={count}");
-            let stopped = way.stopped(&scene).await?;
-            let (done, _) = stopped.go_on(&scene.machine, &["-e", &inject]).await?;
+            let (done, _) = way.traced(&scene, &["-e", &inject]).await?;
             let place = || format!("{name} number {count}: {error}\n{}", done.stderr);
             match done.code {
                 Some(0) => {}
