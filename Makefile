@@ -49,7 +49,7 @@ advisories: ## ask the RustSec database about every dependency; needs github.com
 	$(CARGO) deny --locked check advisories
 
 bench: bench-setup ## measure us beside the peers, in one run, as ratios
-	$(CARGO) build --locked --release --bin freshcreds
+	$(CARGO) build --locked --release --bin freshcreds --example large_file
 	$(CARGO) build --locked --example demo
 	python3 benches/compare.py
 

@@ -30,6 +30,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FRESHCREDS = ROOT / "target/release/freshcreds"
+LARGE_FILE = ROOT / "target/release/examples/large_file"
 REGION = "eu-west-1"
 API = f"api.ecr.{REGION}.amazonaws.com"
 HOST = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
@@ -152,7 +153,7 @@ def measure(arguments, folder):
 
     figures["idle"] = idle = watch_idle(environment, regions, folder, arguments.idle_seconds)
     figures["readyz"] = readyz = load_readyz(environment, folder)
-    figures["large"] = large = change_large_file(once, environment | over_http, ours["wall"], folder)
+    figures["large"] = large = change_large_file(folder)
     size = FRESHCREDS.stat().st_size
     figures["size"] = size
     aws = figures["aws ecr get-login-password"]["cpu"] / ours["cpu"]
@@ -230,32 +231,10 @@ def run(command, environment, text):
     return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall}
 
 
-def change_large_file(once, environment, usual, folder):
+def change_large_file(folder):
     """What it costs to change one entry among 10,000, beside writing those bytes durably."""
-    entries = ",\n".join(
-        f'\t\t"host{number:05}.example.com": {{\n\t\t\t"auth": "{"dTpB" * 707}"\n\t\t}}'
-        for number in range(10_000))
-    text = f'{{\n\t"auths": {{\n{entries}\n\t}}\n}}'
-    path = folder / "config.json"
-    changes, writes = [], []
-    for _ in range(7):
-        path.write_text(text)
-        os.sync()
-        # What is the same for a small file (the call, TLS, the start) is not the file's.
-        changes.append(run(once, environment, "")["wall"] - usual)
-        new, data = folder / "new", path.read_bytes()
-        started = time.perf_counter()
-        with open(new, "wb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
-        new.rename(path)
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        writes.append(time.perf_counter() - started)
-    path.unlink()
-    change, write = statistics.median(changes), statistics.median(writes)
-    return {"change": change, "write": write, "ratio": change / write, "bytes": len(text)}
+    answer = subprocess.run([LARGE_FILE, folder], check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout)
 
 
 class Daemon:

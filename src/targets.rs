@@ -21,6 +21,7 @@ pub mod leftovers;
 pub mod memory;
 pub mod obstacles;
 mod place;
+mod places;
 mod points;
 pub mod replace;
 mod turn;
@@ -296,13 +297,14 @@ impl Target {
         failing.is_none_or(|failing| ["invalid", "not_a_file", "contended"].contains(&failing.kind))
     }
 
-    async fn reconcile(&mut self, may_write: bool) -> Reconciled {
+    /// What a turn at the file needs.
+    fn work(&mut self, may_write: bool) -> Work {
         let wanted: Entries = self.wanted.borrow().iter().map(Entry::of).collect();
         let hosts = self.status.read(|state| {
             let registries = state.registries.iter();
             registries.map(|(host, registry)| (host.clone(), registry.origin.to_string())).collect()
         });
-        let work = Work {
+        Work {
             options: self.options.clone(),
             shared: self.shared.clone(),
             clock: self.clock.clone(),
@@ -313,7 +315,11 @@ impl Target {
             seen: self.seen.take(),
             may_write,
             is_prepared: self.is_prepared,
-        };
+        }
+    }
+
+    async fn reconcile(&mut self, may_write: bool) -> Reconciled {
+        let work = self.work(may_write);
         let looked = self.clock.monotonic();
         // The disk may take its time; the other loops must not wait for it.
         let Ok((work, mut outcome)) = tokio::task::spawn_blocking(move || {

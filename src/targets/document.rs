@@ -61,6 +61,14 @@ impl<'a> Document<'a> {
         self.plain_auth(entry)
     }
 
+    /// Where the string stands that is all there is under the bare `host`, quotes
+    /// included; `None` if there is more, or if the host is there twice.
+    pub(super) fn place(&self, host: &RegistryHost) -> Option<Range<usize>> {
+        let mut entries = self.entries().filter(|entry| entry.key == host.as_str());
+        let (entry, None) = (entries.next()?, entries.next()) else { return None };
+        plain_entry(self.text, entry)
+    }
+
     /// The whole new text with `auth` under each bare host, or `None` if that is
     /// what the text has already.
     #[must_use]
@@ -603,7 +611,7 @@ fn offset_in(text: &str, part: &str) -> usize {
     part.as_ptr().addr() - text.as_ptr().addr()
 }
 
-fn quoted(text: &str) -> SecretString {
+pub(super) fn quoted(text: &str) -> SecretString {
     // A host, a base64 text and our own keys have nothing in them that JSON would escape.
     debug_assert!(!text.contains(['"', '\\']) && !text.chars().any(char::is_control));
     format!("\"{text}\"").into()

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::lease::{self, Lease};
 use super::place::Place;
+use super::points;
 
 /// What was found at a path: the content, and by what to tell that it is still
 /// the same.
@@ -65,6 +66,12 @@ impl Identity {
         }
     }
 
+    /// Whether it is the same file with the same content, wherever it stands now.
+    #[must_use]
+    pub fn is_moved(self, other: Self) -> bool {
+        self.0.zip(other.0).is_some_and(|(one, other)| one.is_moved(&other))
+    }
+
     /// Whether the file is so young at `now` that a further write could leave
     /// its time stamps as they are, which have the grain of the kernel's tick.
     #[must_use]
@@ -101,6 +108,27 @@ impl From<&fs::Metadata> for Stat {
     }
 }
 
+/// Reads back whether the file in `place` is the one that was `written`, and whether
+/// each of the texts stands at its offset in it. Tells its state now.
+pub(super) fn read_back<'a>(
+    place: &Place,
+    written: Identity,
+    texts: impl Iterator<Item = (usize, &'a [u8])>,
+) -> Option<Identity> {
+    points::before("read back");
+    let file = rustix::fs::openat(place.folder()?, place.name(), READ_ONLY, Mode::empty()).ok()?;
+    let file = File::from(file);
+    for (offset, text) in texts {
+        let mut found = vec![0_u8; text.len()];
+        file.read_exact_at(&mut found, u64::try_from(offset).ok()?).ok()?;
+        if found != text {
+            return None;
+        }
+    }
+    let now = Identity(Some(Stat::from(&file.metadata().ok()?)));
+    now.is_moved(written).then_some(now)
+}
+
 /// Reads the whole file that `path` leads to. No file is no error.
 ///
 /// `expected` is an owner whose file it may be, beside root and the folder's owner.
@@ -128,10 +156,7 @@ fn read_now(path: &Path, expected: Option<u32>, is_last: bool) -> Result<Found, 
         return Ok(Found::nothing(place));
     };
     let path = place.path();
-    // A pipe must not hold us up, nor a lease, and a link that appeared since is not
-    // followed.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = match rustix::fs::openat(folder, place.name(), flags, Mode::empty()) {
+    let mut file = match rustix::fs::openat(folder, place.name(), READ_ONLY, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => return Ok(Found::nothing(place)),
         Err(Errno::AGAIN) => return Err(FileError::Busy { path }),
@@ -363,6 +388,11 @@ fn hint(step: Step, source: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+/// A pipe must not hold us up, nor a lease, and a link that appeared since is not
+/// followed.
+const READ_ONLY: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 const PERMISSION_BITS: u32 = 0o7777;
 const LARGEST: u64 = 64 * 1024 * 1024;

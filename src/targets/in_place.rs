@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::file::{FileError, Step};
+use super::file::{FileError, Identity, Step};
 use super::lease::{self, Lease};
 use super::place::{Place, open_for_sync, remove};
 use super::points;
@@ -50,7 +50,8 @@ pub(super) fn write(
     }
     points::before("remove the copy");
     copy.forget()?;
-    Ok(Some(Outcome::Replaced { protection: Protection::InPlace, conflicts: 0 }))
+    let written = Identity(None);
+    Ok(Some(Outcome::Replaced { protection: Protection::InPlace, conflicts: 0, written }))
 }
 
 /// Mends a file that a killed writer left half written. Says whether it had to.

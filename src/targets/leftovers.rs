@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{Dir, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
 use super::file::{FileError, Found, Step};
@@ -147,7 +147,12 @@ impl Left {
             let content = edit(text.as_bytes()).unwrap_or_else(|| SecretString::from(text));
             // Nobody merges into the merged: should others write now, the next turn
             // starts from theirs, and this file is still here.
-            let outcome = replace::replace(found, &content, &|_| None, attributes)?;
+            let outcome = replace::replace(
+                found,
+                &[content.expose_secret().as_bytes()],
+                &|_| None,
+                attributes,
+            )?;
             if matches!(outcome, replace::Outcome::Replaced { .. }) {
                 info!(target_file = %path.display(), "merged what another program had written");
                 return remove(folder, &self.name).map_err(|error| self.failed(found, error));

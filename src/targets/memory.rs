@@ -68,7 +68,12 @@ impl Memory {
             }
             let json = serde_json::to_string_pretty(&remembered).unwrap_or_default();
             let json = SecretString::from(json);
-            let outcome = replace::replace(&old, &json, &|_| None, &Attributes::default())?;
+            let outcome = replace::replace(
+                &old,
+                &[json.expose_secret().as_bytes()],
+                &|_| None,
+                &Attributes::default(),
+            )?;
             if matches!(outcome, Outcome::Replaced { .. }) {
                 return Ok(());
             }

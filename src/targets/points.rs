@@ -74,12 +74,13 @@ pub(super) mod hook {
 mod crash {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use nix::sys::signal::{Signal, raise};
 
     static PASSED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
     pub(super) fn at(name: &'static str) {
-        let ends = [("FRESHCREDS_STOP_AT", Signal::STOP), ("FRESHCREDS_CRASH_AT", Signal::KILL)];
+        let ends =
+            [("FRESHCREDS_STOP_AT", Signal::SIGSTOP), ("FRESHCREDS_CRASH_AT", Signal::SIGKILL)];
         for ((variable, signal), passed) in ends.into_iter().zip(&PASSED) {
             let Ok(wanted) = std::env::var(variable) else { continue };
             let (wanted, spare) = match wanted.split_once(':') {
@@ -87,7 +88,9 @@ mod crash {
                 None => (wanted.as_str(), 0),
             };
             if wanted == name && passed.fetch_add(1, Ordering::Relaxed) == spare {
-                let _ = kill_process(getpid(), signal);
+                // To this thread: to the process it would come a little later, by way of
+                // another thread.
+                let _ = raise(signal);
             }
         }
     }

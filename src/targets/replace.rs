@@ -35,7 +35,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags}
 use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::file::{FileError, Found, Stat, Step};
+use super::file::{FileError, Found, Identity, Stat, Step};
 use super::lease::{self, Lease};
 use super::leftovers::Name;
 use super::place::{give_to_owner_of, look, open_for_sync, remove};
@@ -44,6 +44,10 @@ use super::points;
 /// How a text is changed so that it holds what it should; `None` if there is
 /// nothing to change, or no way to.
 pub type Edit<'a> = &'a dyn Fn(&[u8]) -> Option<SecretString>;
+
+/// The pieces that a new file is made of, one after the other. What stays of a large
+/// text need not be copied for that.
+pub type Content<'a> = &'a [&'a [u8]];
 
 /// What the settings say about a target's file; what they do not say is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +109,8 @@ pub enum Outcome {
         protection: Protection,
         /// How many updates of others came in between, and were kept.
         conflicts: u32,
+        /// By what to tell the new file, if it is of the given content alone.
+        written: Identity,
     },
     /// Someone else wrote in between. Theirs is what stands there.
     Overtaken,
@@ -118,7 +124,7 @@ pub enum Outcome {
 /// If a step fails; the old file is then as it was, and no new one is left over.
 pub fn replace(
     old: &Found,
-    content: &SecretString,
+    content: Content<'_>,
     edit: Edit<'_>,
     attributes: &Attributes,
 ) -> Result<Outcome, FileError> {
@@ -158,8 +164,7 @@ pub fn probe(old: &Found) -> Result<Option<Protection>, FileError> {
     let attributes = &Attributes::default();
     let folder_path = old.place.folder_path();
     let site = Site { folder, folder_path, name: old.place.name(), attributes };
-    let empty = SecretString::default();
-    let (one, other) = (site.fresh(None, &empty)?, site.fresh(None, &empty)?);
+    let (one, other) = (site.fresh(None, &[])?, site.fresh(None, &[])?);
     let exchanged =
         rustix::fs::renameat_with(folder, &one.name, folder, &other.name, RenameFlags::EXCHANGE);
     Ok(Some(match exchanged {
@@ -213,7 +218,7 @@ impl<'a> Site<'a> {
     fn fresh(
         &self,
         like: Option<(Stat, &File)>,
-        content: &SecretString,
+        content: Content<'_>,
     ) -> Result<Fresh<'a>, FileError> {
         let name = OsString::from(Name::unpublished());
         let flags =
@@ -224,7 +229,9 @@ impl<'a> Site<'a> {
         let file = File::from(file);
         // At once, while it is ours: it can belong to somebody else in a moment.
         let is_leased = lease::take(&file, Lease::AgainstAll).is_ok();
-        let mut fresh = Fresh { folder: self.folder, name, file, is_leased, holds_another: false };
+        let written = Identity(None);
+        let mut fresh =
+            Fresh { folder: self.folder, name, file, is_leased, holds_another: false, written };
         points::before("attributes");
         match like {
             Some((stat, old)) => {
@@ -237,12 +244,12 @@ impl<'a> Site<'a> {
                 .map_err(|error| self.failed_at(Step::KeepOwner, error))?,
         }
         points::before("write");
-        fresh
-            .file
-            .write_all(content.expose_secret().as_bytes())
-            .map_err(|error| self.failed_at(Step::Write, error))?;
+        for piece in content {
+            fresh.file.write_all(piece).map_err(|error| self.failed_at(Step::Write, error))?;
+        }
         points::before("sync");
         fresh.file.sync_all().map_err(|error| self.failed_at(Step::Write, error))?;
+        fresh.written = Identity(fresh.file.metadata().ok().map(|metadata| Stat::from(&metadata)));
         Ok(fresh)
     }
 
@@ -266,7 +273,7 @@ impl<'a> Site<'a> {
             result => result,
         };
         match added {
-            Ok(()) => Ok(Outcome::Replaced { protection, conflicts: 0 }),
+            Ok(()) => Ok(Outcome::Replaced { protection, conflicts: 0, written: new.written }),
             Err(Errno::EXIST) => Ok(Outcome::Overtaken),
             Err(error) => Err(self.failed(Step::Rename, error)),
         }
@@ -292,7 +299,8 @@ impl<'a> Site<'a> {
                 points::before("rename");
                 rustix::fs::renameat(self.folder, &new.name, self.folder, self.name)
                     .map_err(failed)?;
-                return Ok(Outcome::Replaced { protection: Protection::Rename, conflicts: 0 });
+                let (protection, written) = (Protection::Rename, new.written);
+                return Ok(Outcome::Replaced { protection, conflicts: 0, written });
             }
             Err(error) => return Err(failed(error)),
         }
@@ -302,8 +310,9 @@ impl<'a> Site<'a> {
         match self.came_out(&new, old, stat).map_err(failed)? {
             CameOut::AsRead => {
                 points::before("remove");
+                let written = new.written;
                 new.discard().map_err(|error| self.failed(Step::ClearUp, error))?;
-                Ok(Outcome::Replaced { protection, conflicts: 0 })
+                Ok(Outcome::Replaced { protection, conflicts: 0, written })
             }
             // They wait to write into the old file, so that has to be the one they
             // find: give it back, and go on when they are done.
@@ -362,7 +371,8 @@ impl<'a> Site<'a> {
             if is_ours {
                 let conflicts = u32::try_from(held.len() - 1).unwrap_or(u32::MAX);
                 self.settle(held, Some(text.expose_secret().as_bytes()))?;
-                return Ok(Outcome::Replaced { protection, conflicts });
+                let written = Identity(None);
+                return Ok(Outcome::Replaced { protection, conflicts, written });
             }
         }
         // They write so fast that there is no end to it.
@@ -382,7 +392,7 @@ impl<'a> Site<'a> {
         file.read_to_end(&mut theirs).map_err(failed)?;
         let stat = Stat::from(&file.metadata().map_err(failed)?);
         let Some(text) = edit(&theirs) else { return Ok(Merge { theirs, next: None }) };
-        let mut next = self.fresh(Some((stat, &file)), &text)?;
+        let mut next = self.fresh(Some((stat, &file)), &[text.expose_secret().as_bytes()])?;
         let ours = newest.file.metadata().map_err(failed)?;
         next.announce(ours.ino(), UNKNOWN_TIME)
             .map_err(|error| self.failed(Step::Rename, error))?;
@@ -489,6 +499,7 @@ struct Fresh<'a> {
     is_leased: bool,
     /// Whether the name holds what was displaced, which is not ours to lose.
     holds_another: bool,
+    written: Identity,
 }
 
 /// A file of another program that came in between, and what is to take its place.

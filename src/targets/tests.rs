@@ -742,3 +742,69 @@ async fn a_repaired_file_is_written_at_once() {
     stop.cancel();
     loops.await.unwrap();
 }
+
+/// What a turn did that found all as it left it, while `act` happened before the step
+/// called `point`; and whether it read back the one entry alone.
+async fn changed_while(
+    content: &str,
+    point: &'static str,
+    act: impl Fn(&Path) + 'static,
+) -> (Bench, Outcome, bool) {
+    let mut bench = Bench::with(content);
+    bench.publish("one");
+    assert!(bench.target.run_once().await);
+    // Until no write can leave the time stamps as they are.
+    bench.clock.sleep(Duration::from_millis(60)).await;
+    assert!(bench.target.run_once().await);
+    bench.publish("two");
+    let work = bench.target.work(true);
+    let path = bench.path();
+    let (mut acts, is_read_back) = (1, std::rc::Rc::new(std::cell::Cell::new(false)));
+    let seen = std::rc::Rc::clone(&is_read_back);
+    let hook = move |step: &'static str| {
+        seen.set(seen.get() || step == "read back");
+        if step == point && acts > 0 {
+            acts -= 1;
+            act(&path);
+        }
+    };
+    let outcome = points::hook::with(hook, || work.reconcile());
+    (bench, outcome, is_read_back.get())
+}
+
+const SHARED: &str =
+    r#"{"auths":{"gcr.io":{"auth":"eDp5"},"a.io":{"auth":"eDp5"}},"x":"12345678901234"}"#;
+
+#[tokio::test]
+async fn an_entry_that_is_known_is_changed_without_a_look_at_all_the_others() {
+    let (bench, outcome, is_read_back) = changed_while(SHARED, "", |_| ()).await;
+    assert!(is_read_back && outcome.wrote && outcome.error.is_none());
+    assert_eq!(bench.content(), SHARED.replacen("eDp5", &auth("two"), 1));
+    let look = outcome.look.unwrap();
+    let wanted = bench.wanted.borrow()[&host()].lifetime().expires();
+    assert_eq!(look.found, BTreeMap::from([(host(), wanted)]));
+    assert_eq!(look.identity, file::Identity::at(&bench.path()).unwrap());
+    assert!(bench.leftovers().is_empty());
+}
+
+#[tokio::test]
+async fn what_others_write_meanwhile_is_kept_and_seen() {
+    let theirs = SHARED.replace(r#""x":"12345678901234""#, r#""credsStore":"pass1""#);
+    for point in ["create", "exchange", "look at what came out", "read back"] {
+        let text = theirs.clone();
+        let act = move |path: &Path| {
+            // Of the same size, and with our entry in it: nothing but the file tells them apart.
+            let ours = format!("\"gcr.io\":{{\"auth\":\"{}\"}}", auth("two"));
+            let text = text.replace(r#""gcr.io":{"auth":"eDp5"}"#, &ours);
+            let other = path.with_extension("other");
+            put(&other, &text);
+            fs::rename(other, path).unwrap();
+        };
+        let (bench, outcome, _) = changed_while(SHARED, point, act).await;
+        let look = outcome.look.unwrap();
+        assert_eq!(look.obstacles.len(), 1, "{point}: it has a `credsStore` now");
+        assert!(bench.content().contains("pass1"), "{point}");
+        assert!(bench.content().contains(&auth("two")), "{point}");
+        assert!(bench.leftovers().is_empty(), "{point}");
+    }
+}

@@ -17,6 +17,7 @@ use super::in_place::{self, Copy};
 use super::leftovers;
 use super::memory::{Memory, TakenOver, Token, Traces, fingerprint};
 use super::obstacles::{self, Obstacle, Reader};
+use super::places::Places;
 use super::replace::{self, Protection};
 use super::watch::Spot;
 use super::{Entries, Hidden, Options, Shared, Write};
@@ -54,6 +55,8 @@ pub(super) struct Look {
     pub(super) obstacles: Vec<Obstacle>,
     /// The programs that readers ask instead of the file.
     pub(super) helpers: BTreeMap<RegistryHost, String>,
+    /// Where our entries stand.
+    places: Places,
 }
 
 /// What a turn found and did.
@@ -99,6 +102,10 @@ impl Work {
             outcome.look = Some(look.clone());
             return outcome;
         }
+        if let Some(look) = self.change_entries(&mut outcome) {
+            outcome.look = Some(look);
+            return outcome;
+        }
         for _ in 0..MOST_ROUNDS {
             match self.turn(&mut outcome) {
                 Turn::AsWanted(look) => {
@@ -117,6 +124,58 @@ impl Work {
         }
         outcome.error = Some(TargetError::Contended { path: self.options.path.clone() });
         outcome
+    }
+
+    /// Changes entries that stood in the file before, where nothing else is to be done:
+    /// most of a daemon's life. It costs little more than writing the file, however large
+    /// that is. Whatever is not as it was expected to be is for a whole [`Self::turn`].
+    fn change_entries(&self, outcome: &mut Outcome) -> Option<Look> {
+        let Options { path, attributes, write, .. } = &self.options;
+        let (identity, look) = self.seen.as_ref()?;
+        let is_simple = self.is_prepared
+            && self.may_write
+            && *write == Write::Replace
+            && look.obstacles.is_empty()
+            && look.helpers.is_empty();
+        let now = self.clock.now();
+        let is_any_over = || self.wanted.values().any(|entry| entry.life.is_over(now));
+        if !is_simple || self.has_expired() || (self.shared.remove_expired && is_any_over()) {
+            return None;
+        }
+        let old = file::read(path, attributes.owner).ok()?;
+        if old.identity != *identity || !attributes.fit(&old) {
+            return None;
+        }
+        let changed = self.wanted.iter().filter(|(host, entry)| {
+            self.written.get(host).is_none_or(|written| !written.is(&entry.auth))
+        });
+        let changed = changed.map(|(host, entry)| (host, &entry.auth));
+        let new = look.places.with(&old.content, changed)?;
+        if let Err(error) = self.remember(&BTreeMap::new(), &BTreeMap::new()) {
+            outcome.forgotten = Some(error.to_string());
+        }
+        let edit = |text: &[u8]| self.edit(&Document::parse(text).ok()?);
+        let written = replace::replace(&old, &new.pieces(), &edit, attributes).ok()?;
+        let replace::Outcome::Replaced { protection, conflicts, written } = written else {
+            outcome.conflicts += 1;
+            return None;
+        };
+        outcome.wrote = true;
+        outcome.protection = Some(protection);
+        outcome.conflicts += conflicts;
+        let identity = file::read_back(&old.place, written, new.changed())?;
+        outcome.spots.clone_from(old.place.spots());
+        let mut found = look.found.clone();
+        let lives = self.wanted.iter().map(|(host, entry)| (host.clone(), entry.life.expires()));
+        found.extend(lives);
+        Some(Look {
+            identity,
+            is_settled: !identity.is_fresh(self.clock.now()),
+            found,
+            obstacles: Vec::new(),
+            helpers: BTreeMap::new(),
+            places: new.places(),
+        })
     }
 
     /// Reads the file, and writes it if it is not as it should be. What was
@@ -176,12 +235,17 @@ impl Work {
         if !self.may_write {
             return Turn::Failed(Some(look()), TargetError::NotNow);
         }
-        if let Err(error) = self.remember(&document) {
+        let taken_over = match self.options.hidden {
+            Hidden::TakeOver => self.taken_over(&document),
+            _ => BTreeMap::new(),
+        };
+        if let Err(error) = self.remember(&taken_over, &document.helpers().by_host) {
             outcome.forgotten = Some(error.to_string());
         }
         let edit = |text: &[u8]| self.edit(&Document::parse(text).ok()?);
         let (result, look) = match write {
             Write::Replace => {
+                let new = [new.expose_secret().as_bytes()];
                 let result = replace::replace(&old, &new, &edit, attributes);
                 let look = result.is_err().then(look);
                 (result, look)
@@ -194,7 +258,7 @@ impl Work {
             }
         };
         match result {
-            Ok(replace::Outcome::Replaced { protection, conflicts }) => {
+            Ok(replace::Outcome::Replaced { protection, conflicts, .. }) => {
                 outcome.protection = Some(protection);
                 outcome.conflicts += conflicts;
                 Turn::Written
@@ -308,13 +372,13 @@ impl Work {
             .collect()
     }
 
-    /// Notes what is about to be written, so that it is known again after a crash.
-    fn remember(&self, document: &Document<'_>) -> Result<(), super::memory::MemoryError> {
-        let taken_over = match self.options.hidden {
-            Hidden::TakeOver => self.taken_over(document),
-            _ => BTreeMap::new(),
-        };
-        let helpers = document.helpers().by_host;
+    /// Notes what is about to be written, and what stood there before it was taken over,
+    /// so that both are known again after a crash.
+    fn remember(
+        &self,
+        taken_over: &BTreeMap<RegistryHost, Option<String>>,
+        helpers: &BTreeMap<String, (String, String)>,
+    ) -> Result<(), super::memory::MemoryError> {
         self.shared.memory.update(&self.options.path, |traces| {
             for (host, entry) in &self.wanted {
                 let trace = traces.entry(host.to_string()).or_default();
@@ -359,6 +423,7 @@ impl Work {
             found: found.collect(),
             obstacles,
             helpers: helpers.collect(),
+            places: Places::in_document(document, hosts.iter()),
         }
     }
 
@@ -510,7 +575,10 @@ pub(super) fn take_away(
         }
         let Some(new) = edit(&old.content) else { return Ok(false) };
         let outcome = match write {
-            Write::Replace => replace::replace(&old, &new, &edit, attributes)?,
+            Write::Replace => {
+                let new = [new.expose_secret().as_bytes()];
+                replace::replace(&old, &new, &edit, attributes)?
+            }
             Write::InPlace => {
                 drop(old);
                 in_place::write(path, attributes.owner, &copy_of(options, memory)?, &edit)?

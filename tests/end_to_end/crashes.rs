@@ -183,6 +183,8 @@ impl Stopped {
     }
 }
 
+/// The thread that stopped the program, once all of them stand still. There can be idle
+/// ones beside it.
 fn stopped_worker(id: u32) -> Option<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{id}/task")).ok()?;
     let mut worker = None;
@@ -192,7 +194,9 @@ fn stopped_worker(id: u32) -> Option<u32> {
         if !stat.rsplit(')').next()?.trim_start().starts_with('T') {
             return None;
         }
-        if stat.contains("(tokio-rt-worker)") {
+        // The system call that it is in: the signal to itself.
+        let call = std::fs::read_to_string(path.join("syscall")).ok()?;
+        if call.split(' ').next()?.parse() == Ok(libc::SYS_tgkill) {
             worker = path.file_name()?.to_str()?.parse().ok();
         }
     }
@@ -304,29 +308,28 @@ impl Way {
     }
 }
 
+/// For memory and for other threads: at one time there are more of them than at another.
+const VARYING: [&str; 6] = ["futex", "mmap", "munmap", "mprotect", "madvise", "brk"];
+
 async fn killed_at_every_system_call(way: Way) -> Result<()> {
     let mut scene = Scene::new().await?;
     way.prepare(&mut scene)?;
     let calls = way.calls(&scene).await?;
     ensure!(calls.len() > 15, "only {calls:?}");
-    let mut killed = 0;
+    let mut missed = Vec::new();
     for (name, count) in &calls {
         let inject = format!("inject={name}:signal=KILL:when={count}");
-        // The call that a run did not come to may come in the next one.
-        for _ in 0..3 {
-            let (done, _) = way.traced(&scene, &["-e", &inject]).await?;
-            way.check(&scene).with_context(|| format!("{name} number {count}"))?;
-            way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
-            if done.code.is_none() {
-                killed += 1;
-                break;
-            }
+        let (done, _) = way.traced(&scene, &["-e", &inject]).await?;
+        way.check(&scene).with_context(|| format!("{name} number {count}"))?;
+        way.check_next_start(&scene).await.with_context(|| format!("{name} number {count}"))?;
+        if done.code.is_some() {
+            missed.push(name);
         }
     }
-    let count = calls.len();
+    let (count, killed) = (calls.len(), calls.len() - missed.len());
     tell(&format!("{way:?}: killed at {killed} of {count} system calls; 0 files damaged"));
-    // Some come again and again while a thread waits, at one time more often than at another.
-    ensure!(killed + 5 >= calls.len(), "killed at {killed} of {} only", calls.len());
+    missed.retain(|name| !VARYING.contains(&name.as_str()));
+    ensure!(missed.is_empty(), "there was no such call this time: {missed:?}");
     Ok(())
 }
 

@@ -13,6 +13,10 @@ use crate::targets::document::Document;
 use crate::targets::points::hook;
 use crate::targets::{file, leftovers};
 
+fn bytes(text: &SecretString) -> &[u8] {
+    text.expose_secret().as_bytes()
+}
+
 /// A folder with a `config.json`, as other programs see it.
 struct Folder {
     folder: TempDir,
@@ -51,7 +55,7 @@ impl Folder {
     fn replace(&self) -> Result<Outcome, FileError> {
         let old = file::read(&self.path(), None)?;
         match edit(&old.content) {
-            Some(content) => replace(&old, &content, &edit, &Attributes::default()),
+            Some(content) => replace(&old, &[bytes(&content)], &edit, &Attributes::default()),
             None => Ok(Outcome::Overtaken),
         }
     }
@@ -85,7 +89,12 @@ fn nothing_is_left_but_the_file() {
     let folder = Folder::new("{}");
     let outcome = folder.replace().unwrap();
     let protection = Protection::LeasedExchange;
-    assert_eq!(outcome, Outcome::Replaced { protection, conflicts: 0 });
+    let Outcome::Replaced { protection: found, conflicts: 0, written } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(found, protection);
+    let now = file::read(&folder.path(), None).unwrap().identity;
+    assert!(now.is_moved(written));
     assert!(folder.content().contains(OURS));
     assert_eq!(folder.names(), ["config.json"]);
 }
@@ -100,7 +109,7 @@ fn a_file_that_is_not_there_is_made_and_not_over_another() {
     fs::remove_file(folder.path()).unwrap();
     let old = file::read(&folder.path(), None).unwrap();
     put(&folder.path(), "{}");
-    let outcome = replace(&old, &SecretString::from("{}"), &edit, &Attributes::default());
+    let outcome = replace(&old, &[b"{}"], &edit, &Attributes::default());
     assert_eq!(outcome.unwrap(), Outcome::Overtaken);
     assert_eq!(folder.content(), "{}");
     assert_eq!(folder.names(), ["config.json"]);
@@ -112,7 +121,7 @@ fn a_file_that_is_gone_is_not_brought_back() {
     let old = file::read(&folder.path(), None).unwrap();
     fs::remove_file(folder.path()).unwrap();
     let new = SecretString::from("{}");
-    let outcome = replace(&old, &new, &edit, &Attributes::default()).unwrap();
+    let outcome = replace(&old, &[bytes(&new)], &edit, &Attributes::default()).unwrap();
     assert_eq!(outcome, Outcome::Overtaken);
     assert!(folder.names().is_empty());
 }
@@ -256,8 +265,9 @@ fn provoked_conflicts_lose_and_resurrect_nothing() {
             Document::parse(text).ok()?.with(&[(host, auth)])
         };
         let content = edit(&old.content).unwrap();
-        let outcome =
-            hook::with(hook, || replace(&old, &content, &edit, &Attributes::default()).unwrap());
+        let outcome = hook::with(hook, || {
+            replace(&old, &[bytes(&content)], &edit, &Attributes::default()).unwrap()
+        });
         if let Outcome::Replaced { conflicts: found, .. } = outcome {
             conflicts += found;
         }
