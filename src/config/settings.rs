@@ -167,7 +167,10 @@ pub enum BadSettings {
     )]
     NoRegistry,
     /// Nowhere to write.
-    #[error("there is no home folder, so name the file to keep fresh with --docker-config")]
+    #[error(
+        "nobody knows a home folder (HOME is not set), so name the file to keep fresh, by a \
+         `[[target]]` or with --docker-config"
+    )]
     NoTarget,
     /// A path that only a shell understands.
     #[error("the file {}: only a shell knows what `~` is, so write the whole path", .0.display())]

@@ -30,6 +30,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether another name leads to the file, by a hard link.
+    pub(super) fn has_another_name(&self) -> bool {
+        let metadata = self.file.as_ref().map(File::metadata);
+        metadata.is_some_and(|metadata| metadata.is_ok_and(|metadata| metadata.nlink() > 1))
+    }
+
     fn nothing(place: Place) -> Self {
         Self { content: Vec::new(), identity: Identity(None), place, file: None, is_leased: false }
     }
@@ -307,6 +313,7 @@ impl FileError {
             Self::NotAFile { .. } => "not_a_file",
             Self::Circle { .. } => "link_circle",
             Self::TooLarge { .. } => "too_large",
+            Self::Step { step: Step::Rename, source, .. } if is_forbidden(source) => "immutable",
             Self::Step { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => "permission_denied",
                 io::ErrorKind::ReadOnlyFilesystem => "read_only",
@@ -370,6 +377,11 @@ impl std::fmt::Display for Step {
     }
 }
 
+/// Not for want of a permission, but forbidden, as a flag of the file does.
+fn is_forbidden(source: &io::Error) -> bool {
+    Errno::from_io_error(source) == Some(Errno::PERM)
+}
+
 /// What can be done about it.
 fn hint(step: Step, source: &io::Error) -> &'static str {
     match (step, source.kind()) {
@@ -383,6 +395,10 @@ fn hint(step: Step, source: &io::Error) -> &'static str {
             ": the folder must be writable for this user, since the file is replaced as a whole"
         }
         (_, io::ErrorKind::ReadOnlyFilesystem) => ": mount the folder writable",
+        (Step::Rename, _) if is_forbidden(source) => {
+            ": the file cannot be replaced by anyone; `lsattr` shows it, `chattr -ia` ends it"
+        }
+        (_, io::ErrorKind::QuotaExceeded) => ": the quota is used up; the old file stays",
         (_, io::ErrorKind::StorageFull) => ": the disk is full; the old file stays",
         (Step::KeepOwner, _) => ": run as the file's owner, or as root",
         _ => "",

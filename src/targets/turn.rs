@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::document::{BadDocument, Document};
 use super::file::{self, FileError, Found, Identity};
@@ -245,6 +245,12 @@ impl Work {
         let edit = |text: &[u8]| self.edit(&Document::parse(text).ok()?);
         let (result, look) = match write {
             Write::Replace => {
+                if old.has_another_name() {
+                    warn!(
+                        target_file = %path.display(),
+                        "the file has another name, a hard link, that keeps the old text"
+                    );
+                }
                 let new = [new.expose_secret().as_bytes()];
                 let result = replace::replace(&old, &new, &edit, attributes);
                 let look = result.is_err().then(look);

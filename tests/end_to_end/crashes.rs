@@ -354,7 +354,7 @@ const ERRORS: [(&str, &[&str]); 14] = [
     ("fcntl", &["EINVAL", "EAGAIN"]),
     ("fchmod", &["EPERM"]),
     ("fchown", &["EPERM"]),
-    ("write", &["ENOSPC", "EIO", "EINTR", "EDQUOT"]),
+    ("write", &["ENOSPC", "EDQUOT", "EIO", "EINTR"]),
     ("pwrite64", &["EIO"]),
     ("fsync", &["EIO", "ENOSPC"]),
     ("statx", &["EIO"]),

@@ -182,14 +182,16 @@ impl Daemon {
         Ok(kill_process(id, signal)?)
     }
 
-    /// Signals the program that was started by the one that was started, which is
-    /// a tracer.
-    pub(crate) fn signal_child(&self, signal: Signal) -> Result<()> {
+    /// The program that was started by the one that was started, which is a tracer.
+    pub(crate) fn child(&self) -> Result<Pid> {
         let id = self.id()?;
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
         let child = children.split_whitespace().next().context("it has no child")?;
-        let child = Pid::from_raw(child.parse()?).context("no process has the id 0")?;
-        Ok(kill_process(child, signal)?)
+        Pid::from_raw(child.parse()?).context("no process has the id 0")
+    }
+
+    pub(crate) fn signal_child(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.child()?, signal)?)
     }
 
     /// Waits for the end, and says with which code and after how long.

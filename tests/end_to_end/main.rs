@@ -7,6 +7,7 @@ mod cloud;
 
 mod bad_input;
 mod crashes;
+mod hard_places;
 mod identities;
 mod in_vain;
 mod life;
