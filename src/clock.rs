@@ -4,12 +4,21 @@
 //! whose clock was set, must notice at once; but tokio's timers stand still in a
 //! suspended machine (<https://github.com/tokio-rs/tokio/issues/3185>). So there is
 //! a tick: it comes at every whole minute, and whenever the wall clock jumps, and
-//! at each tick every sleeper asks the wall clock again. It is the only thing
+//! at each tick every sleeper asks for the time again. It is the only thing
 //! that wakes an idle daemon. Where nothing ticks, a sleep is cut into slices
 //! that end at whole minutes, to the same effect.
+//!
+//! # Which time it is
+//!
+//! Neither of the machine's clocks can be trusted alone. The wall clock can be set
+//! back, and a token would look younger than it is; the one that counts since boot
+//! stands still while a virtual machine is paused. So [`Clock::now`] goes forward
+//! with whichever of the two went further: it jumps ahead with the wall clock, and
+//! never goes back with it. An error of either clock can then only make a renewal
+//! early. What is shown to people and kept on disk is in [wall time](Clock::wall).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -22,41 +31,148 @@ pub struct Clock(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     started: Instant,
-    /// The wall time at `started`, if time is simulated.
-    epoch: Option<SystemTime>,
+    face: Face,
+    pace: Mutex<Pace>,
     ticks: watch::Sender<()>,
     is_ticking: AtomicBool,
+}
+
+/// Where the two clocks are read.
+#[derive(Debug)]
+enum Face {
+    Machine,
+    /// Time that moves with tokio's, from this wall time on, and what a test has put
+    /// forward or back since.
+    Simulated {
+        epoch: SystemTime,
+        moved: Mutex<Moved>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    /// What the clock that counts since boot is ahead of tokio's.
+    boot: Duration,
+    /// What the wall clock was put forward, and back.
+    wall: (Duration, Duration),
+}
+
+/// What the two clocks show at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    wall: SystemTime,
+    /// Goes on while the machine is suspended, and cannot be set.
+    boot: Duration,
+}
+
+/// How our time goes: as the clock since boot does, with a jump ahead whenever the wall
+/// clock jumps ahead of it.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Our time when the machine was started.
+    ours_at_boot: SystemTime,
+    /// The wall time then, by what the wall clock shows now.
+    wall_at_boot: SystemTime,
+}
+
+impl Pace {
+    fn new(reading: Reading) -> Self {
+        let wall_at_boot = reading.wall.checked_sub(reading.boot).unwrap_or(reading.wall);
+        Self { ours_at_boot: wall_at_boot, wall_at_boot }
+    }
+
+    /// Goes by what the clocks show now.
+    fn follow(&mut self, reading: Reading) {
+        let now = Self::new(reading).wall_at_boot;
+        match now.duration_since(self.wall_at_boot) {
+            Ok(ahead) if ahead >= STEP => {
+                self.ours_at_boot += ahead;
+                self.wall_at_boot = now;
+            }
+            Err(back) if back.duration() >= STEP => self.wall_at_boot = now,
+            // The two are not read in the same moment.
+            _ => {}
+        }
+    }
+
+    /// How far our time is ahead of the wall clock, which was set back by so much.
+    fn ahead(&self) -> Duration {
+        self.ours_at_boot.duration_since(self.wall_at_boot).unwrap_or_default()
+    }
 }
 
 impl Clock {
     /// The machine's clock.
     #[must_use]
     pub fn system() -> Self {
-        Self::starting_at(None)
+        Self::with(Face::Machine)
     }
 
     /// A clock that starts at `epoch` and moves with tokio's, which a test can pause.
     #[must_use]
     pub fn simulated(epoch: SystemTime) -> Self {
-        Self::starting_at(Some(epoch))
+        Self::with(Face::Simulated { epoch, moved: Mutex::default() })
     }
 
-    fn starting_at(epoch: Option<SystemTime>) -> Self {
-        Self(Arc::new(Inner {
-            started: Instant::now(),
-            epoch,
-            ticks: watch::Sender::new(()),
-            is_ticking: AtomicBool::new(false),
-        }))
+    fn with(face: Face) -> Self {
+        let started = Instant::now();
+        let pace = Mutex::new(Pace::new(face.read(started)));
+        let (ticks, is_ticking) = (watch::Sender::new(()), AtomicBool::new(false));
+        Self(Arc::new(Inner { started, face, pace, ticks, is_ticking }))
     }
 
-    /// The wall time.
+    /// The time by which tokens age. It never goes back.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
     pub fn now(&self) -> SystemTime {
-        match self.0.epoch {
-            None => SystemTime::now(),
-            Some(epoch) => epoch + self.0.started.elapsed(),
+        let (reading, pace) = self.paced();
+        pace.ours_at_boot + reading.boot
+    }
+
+    /// What the wall clock shows.
+    #[must_use]
+    pub fn wall(&self) -> SystemTime {
+        self.paced().0.wall
+    }
+
+    /// When, by the wall clock, our time is `ours`: for people, and for the disk.
+    #[must_use]
+    pub fn to_wall(&self, ours: SystemTime) -> SystemTime {
+        ours.checked_sub(self.paced().1.ahead()).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Our time when the wall clock shows `wall`.
+    #[must_use]
+    pub fn from_wall(&self, wall: SystemTime) -> SystemTime {
+        wall + self.paced().1.ahead()
+    }
+
+    fn paced(&self) -> (Reading, Pace) {
+        let reading = self.0.face.read(self.0.started);
+        let mut pace = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.follow(reading);
+        (reading, *pace)
+    }
+
+    /// In a simulation: sets the wall clock forward.
+    pub fn set_forward(&self, by: Duration) {
+        self.shift(|moved| moved.wall.0 += by);
+    }
+
+    /// In a simulation: sets the wall clock back.
+    pub fn set_back(&self, by: Duration) {
+        self.shift(|moved| moved.wall.1 += by);
+    }
+
+    /// In a simulation: the machine was suspended, and wakes up.
+    pub fn resume_after(&self, pause: Duration) {
+        self.shift(|moved| moved.boot += pause);
+    }
+
+    fn shift(&self, change: impl FnOnce(&mut Moved)) {
+        if let Face::Simulated { moved, .. } = &self.0.face {
+            change(&mut moved.lock().unwrap_or_else(PoisonError::into_inner));
+            // As the timer does that is cancelled when the clock is set, or is late.
+            self.0.ticks.send_replace(());
         }
     }
 
@@ -67,7 +183,7 @@ impl Clock {
         self.0.started.elapsed()
     }
 
-    /// Sleeps until the wall clock shows `deadline`, however it got there.
+    /// Sleeps until it is `deadline`, however time got there.
     #[expect(clippy::disallowed_methods, reason = "one of the two places that may sleep")]
     pub async fn sleep_until(&self, deadline: SystemTime) {
         let mut ticks = self.0.ticks.subscribe();
@@ -79,7 +195,7 @@ impl Clock {
             }
             // Where a tick comes first, the longer sleep is only a backstop, and
             // never slept through: a tokio timer of a minute wakes three times.
-            let slice = until_slice_ends(now);
+            let slice = until_slice_ends(self.wall());
             let is_ticking = self.0.is_ticking.load(Ordering::Relaxed);
             let pause = if is_ticking && left >= slice { BACKSTOP } else { left.min(slice) };
             tokio::select! {
@@ -94,10 +210,10 @@ impl Clock {
     #[must_use]
     pub fn tick_after(&self, pause: Duration) -> SystemTime {
         let earliest = self.now() + pause;
-        earliest + until_slice_ends(earliest)
+        earliest + until_slice_ends(self.to_wall(earliest))
     }
 
-    /// Sleeps for `pause` of wall time.
+    /// Sleeps for `pause`.
     pub async fn sleep(&self, pause: Duration) {
         self.sleep_until(self.now() + pause).await;
     }
@@ -107,9 +223,10 @@ impl Clock {
     pub async fn tick(self) {
         let mut timer = WallTimer::new().ok();
         loop {
-            let pause = until_slice_ends(self.now());
+            let wall = self.wall();
+            let pause = until_slice_ends(wall);
             let is_exact = match &mut timer {
-                Some(timer) => timer.sleep_until(self.now() + pause).await.is_ok(),
+                Some(timer) => timer.sleep_until(wall + pause).await.is_ok(),
                 None => false,
             };
             self.0.is_ticking.store(is_exact, Ordering::Relaxed);
@@ -121,6 +238,44 @@ impl Clock {
         }
     }
 }
+
+impl Face {
+    #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+    fn read(&self, started: Instant) -> Reading {
+        match self {
+            Self::Machine => loop {
+                let before = since_boot(started);
+                let wall = SystemTime::now();
+                let boot = since_boot(started);
+                // A thread can be held up between two looks at two clocks.
+                if boot.saturating_sub(before) < STEP / 10 {
+                    return Reading { wall, boot };
+                }
+            },
+            Self::Simulated { epoch, moved } => {
+                let moved = *moved.lock().unwrap_or_else(PoisonError::into_inner);
+                let boot = started.elapsed() + moved.boot;
+                let (forward, back) = moved.wall;
+                Reading { wall: *epoch + boot + forward - back, boot }
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn since_boot(_: Instant) -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Elsewhere the clock that tokio goes by has to do.
+#[cfg(not(target_os = "linux"))]
+fn since_boot(started: Instant) -> Duration {
+    started.elapsed()
+}
+
+/// Two clocks that drift apart by less are taken for well.
+const STEP: Duration = Duration::from_millis(500);
 
 /// How late a sleeper may notice that the machine was suspended or its clock set,
 /// and how often a loop that only waits turns all the same.
@@ -218,6 +373,55 @@ mod tests {
         let clock = Clock::simulated(SystemTime::UNIX_EPOCH + SLICE);
         clock.sleep_until(SystemTime::UNIX_EPOCH).await;
         assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + SLICE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_goes_on_with_whichever_clock_went_further_and_never_back() {
+        let (start, hour) = (SystemTime::UNIX_EPOCH + SLICE, Duration::from_hours(1));
+        let clock = Clock::simulated(start);
+        clock.set_back(hour);
+        assert_eq!((clock.now(), clock.wall()), (start, start - hour));
+        clock.sleep(SLICE).await;
+        let elapsed = clock.now().duration_since(start).unwrap();
+        assert!(elapsed >= SLICE && elapsed < SLICE + Duration::from_secs(1), "{elapsed:?}");
+        // Put right again: that counts, since nobody knows which of the two was wrong.
+        let before = clock.now();
+        clock.set_forward(hour);
+        assert_eq!(clock.now(), before + hour);
+        clock.resume_after(hour);
+        assert_eq!(clock.now(), before + 2 * hour);
+        assert_eq!(clock.wall(), clock.to_wall(clock.now()));
+        assert_eq!(clock.from_wall(clock.wall()), clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_ends_by_either_clock() {
+        let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
+        let started = clock.monotonic();
+        let day = Duration::from_hours(24);
+        tokio::join!(clock.sleep(day), async {
+            clock.sleep(Duration::from_secs(5)).await;
+            clock.resume_after(day);
+        });
+        assert!(clock.monotonic() - started < Duration::from_secs(6));
+        tokio::join!(clock.sleep(day), async {
+            clock.sleep(Duration::from_secs(5)).await;
+            clock.set_back(Duration::from_hours(400));
+        });
+        let late = clock.monotonic() - started;
+        assert!(late >= day && late < day + Duration::from_secs(10), "{late:?}");
+    }
+
+    #[test]
+    fn two_looks_that_are_not_of_the_same_moment_do_not_add_up() {
+        let wall = SystemTime::UNIX_EPOCH + SLICE;
+        let mut pace = Pace::new(Reading { wall, boot: SLICE });
+        for round in 0..1000_u32 {
+            let late = Duration::from_millis(if round % 2 == 0 { 400 } else { 0 });
+            let passed = Duration::from_secs(round.into());
+            pace.follow(Reading { wall: wall + passed + late, boot: SLICE + passed });
+        }
+        assert_eq!(pace.ours_at_boot, wall - SLICE);
     }
 
     #[test]

@@ -133,6 +133,12 @@ impl Credential {
         Self::new(username, SecretString::from(secret), lifetime)
     }
 
+    /// The same, with another lifetime.
+    #[must_use]
+    pub fn living(self, lifetime: Lifetime) -> Self {
+        Self { lifetime, ..self }
+    }
+
     /// The user name.
     #[must_use]
     pub fn username(&self) -> &str {

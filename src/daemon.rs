@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -163,6 +163,10 @@ pub enum DaemonError {
     TaskEnded,
 }
 
+/// How many issuers are asked at once; with a thousand registries in as many regions and
+/// accounts it takes seconds, and nobody's limit is run into.
+const MOST_AT_ONCE: usize = 16;
+
 /// How often `once` asks an issuer that fails for a passing reason.
 const TRIES: u32 = 3;
 
@@ -182,10 +186,12 @@ impl Parts {
             warn!(%error, "what was written before is not known");
             Remembered::default()
         });
+        let turns = Arc::new(Semaphore::new(MOST_AT_ONCE));
         let refreshes = settings.sources().into_iter().map(|(origin, hosts)| {
             let source = origin.source(clock);
             let limit = settings.fetch_timeout;
-            let assignment = Assignment { origin, hosts, source, limit };
+            let turns = Arc::clone(&turns);
+            let assignment = Assignment { origin, hosts, source, limit, turns };
             let (hosts, name) = (assignment.hosts.clone(), assignment.origin.to_string());
             let refresh = Refresh::new(
                 assignment,
@@ -194,7 +200,7 @@ impl Parts {
                 wanted.clone(),
                 dice.fork(),
             );
-            let known = targets::recall(&settings.targets, &remembered, &hosts, &name);
+            let known = targets::recall(&settings.targets, &remembered, &hosts, &name, clock);
             match known.filter(|_| goes_on) {
                 Some(credential) => refresh.going_on_with(credential),
                 None => refresh,

@@ -29,6 +29,7 @@ use tracing::debug;
 pub use self::fetch::{FetchStatusError, fetch};
 use crate::clock::Clock;
 use crate::metrics;
+use crate::sources::Skew;
 use crate::status::{Report, Status};
 
 /// An endpoint that is bound and does not answer yet.
@@ -161,8 +162,10 @@ async fn all_metrics(State(status): State<Arc<Status>>) -> Response {
     let report = status.fresh_report().await;
     status.read(|state| {
         for (host, registry) in &state.registries {
-            let expiry = registry.lifetime.map(crate::credential::Lifetime::expires);
-            status.metrics.set_moments(host, expiry, registry.next.map(|next| next.at));
+            let expiry = registry.lifetime.map(|life| status.to_wall(life.expires()));
+            let next = registry.next.map(|next| status.to_wall(next.at));
+            status.metrics.set_moments(host, expiry, next);
+            status.metrics.set_skew(host, registry.skew.map_or(0, Skew::seconds));
         }
     });
     status.metrics.set_ready(report.is_ready());

@@ -25,6 +25,7 @@ pub struct Metrics {
     in_the_way: Family<ObstacleLabels, Gauge>,
     expiry: Family<HostLabel, Timestamp>,
     next_refresh: Family<HostLabel, Timestamp>,
+    skew: Family<HostLabel, Gauge>,
     ready: Gauge,
 }
 
@@ -85,6 +86,13 @@ impl Metrics {
             Unit::Seconds,
             Family::clone(&next_refresh),
         );
+        let skew = Family::default();
+        registry.register_with_unit(
+            "clock_skew",
+            "How far the issuer's clock is ahead of this machine's",
+            Unit::Seconds,
+            Family::clone(&skew),
+        );
         let ready = Gauge::default();
         registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&ready));
         Self {
@@ -97,6 +105,7 @@ impl Metrics {
             in_the_way,
             expiry,
             next_refresh,
+            skew,
             ready,
         }
     }
@@ -157,6 +166,11 @@ impl Metrics {
                 family.get_or_create(&label).set(since_epoch.as_secs_f64());
             }
         }
+    }
+
+    /// Sets by how many seconds the clock of the issuer of `host` is ahead.
+    pub(crate) fn set_skew(&self, host: &RegistryHost, seconds: i64) {
+        self.skew.get_or_create(&HostLabel { registry: host.to_string() }).set(seconds);
     }
 
     /// Sets whether all is ready.

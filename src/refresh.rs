@@ -1,15 +1,16 @@
 //! The loop of one issuer: fetch, publish, and wait until the schedule says when.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
-use crate::schedule::{self, Failure, Issuer, Next, Reason};
+use crate::schedule::{self, Failure, Kind, Next};
 use crate::sources::{FetchError, Minted, Origin, Source};
 use crate::status::{Failing, Status};
 
@@ -23,6 +24,8 @@ pub struct Assignment {
     pub source: Box<dyn Source>,
     /// How long an answer may take.
     pub limit: Duration,
+    /// How many issuers may be asked at once.
+    pub turns: Arc<Semaphore>,
 }
 
 /// Fetches the credential that some registries share, and fetches it again.
@@ -47,9 +50,9 @@ impl Refresh {
         clock: Clock,
         status: Arc<Status>,
         wanted: watch::Sender<Wanted>,
-        dice: fastrand::Rng,
+        mut dice: fastrand::Rng,
     ) -> Self {
-        let first = Next { at: clock.now(), reason: Reason::First };
+        let first = schedule::at_start(clock.now(), dice.f64());
         Self { assignment, clock, status, wanted, dice, current: None, first, failures: 0 }
     }
 
@@ -57,13 +60,11 @@ impl Refresh {
     /// and replaced when its time has come.
     #[must_use]
     pub fn going_on_with(mut self, credential: Credential) -> Self {
-        let life = credential.lifetime();
-        if life.is_over(self.clock.now()) {
+        let (life, now) = (credential.lifetime(), self.clock.now());
+        if life.is_over(now) {
             return self;
         }
-        // What the issuer is, nobody has said yet. Half of a life is right for one that
-        // mints, and one that hands out the same again says so when it is asked.
-        let next = schedule::after_success(life, Issuer::Minting, self.dice.f64());
+        let next = schedule::after_restart(now, life, self.dice.f64());
         for host in &self.assignment.hosts {
             self.status.set_registry(host, |registry| {
                 registry.lifetime = Some(life);
@@ -75,8 +76,8 @@ impl Refresh {
         self.first = next;
         info!(
             origin = %self.assignment.origin,
-            expires = %humantime::format_rfc3339_seconds(life.expires()),
-            next = %humantime::format_rfc3339_seconds(next.at),
+            expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
+            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
             "going on with the credential of an earlier run"
         );
         self
@@ -120,13 +121,7 @@ impl Refresh {
 
     /// Asks once, publishes what came, and says when to ask again.
     async fn fetch(&mut self) -> (Result<(), FetchError>, Next) {
-        let started = self.clock.monotonic();
-        let asked =
-            tokio::time::timeout(self.assignment.limit, self.assignment.source.fetch()).await;
-        let result = asked.unwrap_or(Err(FetchError::TimedOut { limit: self.assignment.limit }));
-        let took = self.clock.monotonic().saturating_sub(started);
-        self.status.metrics.fetched(self.assignment.origin.kind().as_str(), took);
-        match result {
+        match self.ask().await {
             Ok(minted) => (Ok(()), self.succeeded(minted)),
             Err(error) => {
                 let next = self.failed(&error);
@@ -135,17 +130,44 @@ impl Refresh {
         }
     }
 
+    /// Asks when it is its turn.
+    async fn ask(&self) -> Result<Minted, FetchError> {
+        // Never closed.
+        let turn = Arc::clone(&self.assignment.turns).acquire_owned().await.ok();
+        let started = self.clock.monotonic();
+        let limit = self.assignment.limit;
+        let mut asking = pin!(tokio::time::timeout(limit, self.assignment.source.fetch()));
+        let asked = tokio::select! {
+            asked = &mut asking => asked,
+            // One that hangs must not keep the others from being asked.
+            () = self.clock.sleep(LONGEST_TURN) => {
+                drop(turn);
+                asking.await
+            }
+        };
+        let result = asked.unwrap_or(Err(FetchError::TimedOut { limit }));
+        let took = self.clock.monotonic().saturating_sub(started);
+        self.status.metrics.fetched(self.assignment.origin.kind().as_str(), took);
+        result
+    }
+
     fn succeeded(&mut self, minted: Minted) -> Next {
         let now = self.clock.now();
-        let Minted { credential, issuer, identity } = minted;
-        let known = self.current.as_ref().filter(|known| {
-            known.is_same_token(&credential)
-                && credential.lifetime().expires() < known.lifetime().expires() + SAME_EXPIRY
-        });
+        let Minted { credential, issuer, identity, skew } = minted;
         let dice = self.dice.f64();
-        let (outcome, life, next) = if let Some(known) = known {
-            // Its age is counted from when it came first.
-            let life = known.lifetime();
+        let known = self.current.as_ref().filter(|known| known.is_same_token(&credential));
+        let known = known
+            .map(Credential::lifetime)
+            .filter(|known| credential.lifetime().expires() < known.expires() + SAME_EXPIRY);
+        let (outcome, life, next) = if let Some(mut life) = known {
+            let expires = credential.lifetime().expires();
+            if expires + SAME_EXPIRY < life.expires() {
+                // Its age is counted from when it came first, but its end has come closer.
+                life = Lifetime::new(life.issued(), expires);
+                let credential = credential.living(life);
+                self.publish(&credential);
+                self.current = Some(credential);
+            }
             (SAME_TOKEN, life, schedule::after_same_token(now, life, issuer, dice))
         } else {
             let life = credential.lifetime();
@@ -158,6 +180,7 @@ impl Refresh {
             self.status.metrics.refreshed(host, outcome);
             self.status.set_registry(host, |registry| {
                 registry.identity = Some(identity.clone());
+                registry.skew = skew;
                 registry.lifetime = Some(life);
                 registry.last_attempt = Some(now);
                 registry.last_success = Some(now);
@@ -169,8 +192,8 @@ impl Refresh {
             origin = %self.assignment.origin,
             identity,
             outcome,
-            expires = %humantime::format_rfc3339_seconds(life.expires()),
-            next = %humantime::format_rfc3339_seconds(next.at),
+            expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
+            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
             because = %next.reason,
             failures_before = failures,
             "credential fetched"
@@ -191,7 +214,11 @@ impl Refresh {
         let life = self.current.as_ref().map(Credential::lifetime);
         let failure = Failure {
             count: self.failures,
-            is_lasting: error.is_lasting(),
+            kind: match self.current {
+                _ if error.is_lasting() => Kind::Lasting,
+                None if error.may_be_early() => Kind::NotThereYet,
+                _ => Kind::Passing,
+            },
             retry_after: error.retry_after(),
         };
         let expires = life.map(Lifetime::expires);
@@ -217,7 +244,7 @@ impl Refresh {
             left = %humantime::format_duration(Duration::from_secs(
                 life.map_or(0, |life| life.left(now).as_secs())
             )),
-            next = %humantime::format_rfc3339_seconds(next.at),
+            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
             because = %next.reason,
             "credential not fetched"
         );
@@ -227,6 +254,9 @@ impl Refresh {
 
 const SUCCESS: &str = "success";
 const SAME_TOKEN: &str = "same_token";
+
+/// How long an issuer counts as being asked.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// An expiry that is worked out from "expires in … seconds" moves by a second or
 /// two with each answer.

@@ -43,6 +43,8 @@ pub enum Reason {
     LastMinutes,
     /// The issuer gave the same token again.
     SameToken,
+    /// Neither the network nor an identity may be there yet.
+    Waiting,
     /// The last fetch failed.
     Retry,
     /// The last fetch was refused in a way that lasts.
@@ -56,10 +58,30 @@ impl fmt::Display for Reason {
             Self::HalfLife => "half of its life is over then",
             Self::LastMinutes => "its issuer gives no new one before its last minutes",
             Self::SameToken => "its issuer gave the same one again",
+            Self::Waiting => "network and identity may not be there yet",
             Self::Retry => "the last fetch failed",
             Self::RetrySlowly => "the last fetch was refused, and will be until someone acts",
         })
     }
+}
+
+/// When a daemon that has no token yet asks first: almost at once, but twins that are
+/// started by the same clock not in the same moment.
+#[must_use]
+pub fn at_start(now: SystemTime, dice: Dice) -> Next {
+    Next { at: now + START_SPREAD.mul_f64(dice), reason: Reason::First }
+}
+
+/// When to replace a token of an earlier run.
+///
+/// What the issuer is, nobody has said yet: half of a life is right for one that mints,
+/// and one that caches says so when it is asked. If that half is over, all the daemons
+/// of a fleet that was updated would ask at once, so they spread.
+#[must_use]
+pub fn after_restart(now: SystemTime, life: Lifetime, dice: Dice) -> Next {
+    let next = after_success(life, Issuer::Minting, dice);
+    let spread = RESTART_SPREAD.min(life.left(now) / SHARES_FOR_RESTART);
+    Next { at: next.at.max(now + spread.mul_f64(dice)), ..next }
 }
 
 /// When to replace a token that has just come.
@@ -105,10 +127,22 @@ pub fn after_same_token(now: SystemTime, life: Lifetime, issuer: Issuer, dice: D
 pub struct Failure {
     /// How many have failed in a row, this one included.
     pub count: u32,
-    /// Whether it will be the same until a person acts.
-    pub is_lasting: bool,
+    /// Of which kind it is.
+    pub kind: Kind,
     /// When the service wants to be asked again, if it said so.
     pub retry_after: Option<Duration>,
+}
+
+/// What a failure lets expect of the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It may be over in a moment.
+    Passing,
+    /// It will be the same until a person acts.
+    Lasting,
+    /// There never was a token, and what is missing may come any moment: a machine that
+    /// boots has neither a network nor an identity at first.
+    NotThereYet,
 }
 
 /// When to ask again after a fetch failed at `now`, while the last good token
@@ -128,18 +162,23 @@ pub fn after_failure(
 ) -> Next {
     let left = expires.and_then(|end| end.duration_since(now).ok()).unwrap_or_default();
     let share = left / SHARES_OF_LIFE_LEFT;
-    let (floor, ceiling, reason) = if failure.is_lasting {
-        let ceiling = share.clamp(LASTING_FLOOR + LASTING_FLOOR / 2, LASTING_CEILING);
-        (LASTING_FLOOR, ceiling, Reason::RetrySlowly)
-    } else {
-        let doubled =
-            FIRST_CEILING * 2_u32.pow(failure.count.saturating_sub(1).min(MOST_DOUBLINGS));
-        let highest = if left.is_zero() {
-            EXPIRED_CEILING
-        } else {
-            share.clamp(LOWEST_CEILING, HIGHEST_CEILING)
-        };
-        (SHORTEST_RETRY, doubled.min(highest), Reason::Retry)
+    let doubled = FIRST_CEILING * 2_u32.pow(failure.count.saturating_sub(1).min(MOST_DOUBLINGS));
+    let (floor, ceiling, reason) = match failure.kind {
+        Kind::Lasting => {
+            let ceiling = share.clamp(LASTING_FLOOR + LASTING_FLOOR / 2, LASTING_CEILING);
+            (LASTING_FLOOR, ceiling, Reason::RetrySlowly)
+        }
+        Kind::NotThereYet if failure.count <= MOST_FAST_TRIES => {
+            (SHORTEST_RETRY, FIRST_CEILING, Reason::Waiting)
+        }
+        Kind::NotThereYet => (SHORTEST_RETRY, EXPIRED_CEILING, Reason::Waiting),
+        Kind::Passing if left.is_zero() => {
+            (SHORTEST_RETRY, doubled.min(EXPIRED_CEILING), Reason::Retry)
+        }
+        Kind::Passing => {
+            let highest = share.clamp(LOWEST_CEILING, HIGHEST_CEILING);
+            (SHORTEST_RETRY, doubled.min(highest), Reason::Retry)
+        }
     };
     let thrown = floor + ceiling.saturating_sub(floor).mul_f64(dice);
     // A service that is up again earlier than it thought must not cost the token.
@@ -172,6 +211,10 @@ pub const TUG_ENDS: Duration = Duration::from_mins(1);
 const FREE_PULLS: u32 = 10;
 const LONGEST_TUG_PAUSE: Duration = Duration::from_mins(1);
 
+const START_SPREAD: Duration = Duration::from_millis(500);
+const RESTART_SPREAD: Duration = Duration::from_mins(10);
+const SHARES_FOR_RESTART: u32 = 4;
+
 /// A token is replaced between 45 and 55 percent of its life.
 const HALF_LIFE_FROM: f64 = 0.45;
 const HALF_LIFE_SPREAD: f64 = 0.1;
@@ -194,6 +237,9 @@ const HIGHEST_CEILING: Duration = Duration::from_mins(1);
 const EXPIRED_CEILING: Duration = Duration::from_secs(30);
 const MOST_DOUBLINGS: u32 = 10;
 const SHARES_OF_LIFE_LEFT: u32 = 16;
+
+/// A good minute.
+const MOST_FAST_TRIES: u32 = 60;
 
 const LASTING_FLOOR: Duration = Duration::from_mins(1);
 const LASTING_CEILING: Duration = Duration::from_mins(5);

@@ -6,6 +6,7 @@
 
 mod ecr;
 mod google;
+mod skew;
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use secrecy::SecretString;
 use thiserror::Error;
 
 pub use self::ecr::{BadRegion, EcrOrigin};
+pub use self::skew::Skew;
 use crate::clock::Clock;
 use crate::credential::{BadCredential, Credential, Lifetime, RegistryHost};
 use crate::schedule::Issuer;
@@ -39,6 +41,8 @@ pub struct Minted {
     pub issuer: Issuer,
     /// Who it was given to, in words that are no secret.
     pub identity: String,
+    /// How far its clock is from ours, where it can be told and is not nothing.
+    pub skew: Option<Skew>,
 }
 
 /// Everything that two registries must have in common to share a credential:
@@ -213,6 +217,8 @@ pub enum FetchError {
         service: &'static str,
         /// In the service's own words.
         detail: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// No connection.
     #[error("cannot reach {service}: {detail}")]
@@ -275,27 +281,38 @@ impl FetchError {
         matches!(self, Self::Denied { .. } | Self::BadCredentials { .. })
     }
 
+    /// Whether it is as on a machine that has just been started: what is missing may
+    /// come at any moment, and asking for it costs nobody anything.
+    #[must_use]
+    pub fn may_be_early(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCredentials { .. } | Self::Unreachable { .. } | Self::TimedOut { .. }
+        )
+    }
+
     /// When the service wants to be asked again, if it said so.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Throttled { retry_after, .. } => *retry_after,
+            Self::Throttled { retry_after, .. } | Self::Server { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 }
 
-/// Makes a credential out of an issuer's answer that came at `now`, unless it is
-/// of no use.
+/// Makes a credential out of an issuer's answer that has just come, unless it is of no
+/// use.
 fn accept(
     service: &'static str,
     username: &str,
     secret: SecretString,
     life: Lifetime,
-    now: SystemTime,
+    clock: &Clock,
 ) -> Result<Credential, FetchError> {
-    if life.is_over(now) {
-        return Err(FetchError::ExpiredAnswer { service, expired: life.expires() });
+    if life.is_over(clock.now()) {
+        let expired = clock.to_wall(life.expires());
+        return Err(FetchError::ExpiredAnswer { service, expired });
     }
     Credential::new(username, secret, life).map_err(|reason: BadCredential| FetchError::BadAnswer {
         service,

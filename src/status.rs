@@ -21,7 +21,7 @@ use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::metrics::Metrics;
 use crate::schedule::Next;
-use crate::sources::Origin;
+use crate::sources::{Origin, Skew};
 
 /// The one value that the loops write and everyone else reads.
 pub struct Status {
@@ -47,6 +47,8 @@ pub(crate) struct Registry {
     pub(crate) origin: Origin,
     pub(crate) identity: Option<String>,
     pub(crate) lifetime: Option<Lifetime>,
+    /// How far its issuer's clock was from ours when it was asked last.
+    pub(crate) skew: Option<Skew>,
     pub(crate) last_success: Option<SystemTime>,
     pub(crate) last_attempt: Option<SystemTime>,
     /// The last failure, until a fetch succeeds.
@@ -124,6 +126,7 @@ impl Status {
                 origin,
                 identity: None,
                 lifetime: None,
+                skew: None,
                 last_success: None,
                 last_attempt: None,
                 failing: None,
@@ -146,7 +149,7 @@ impl Status {
     /// Everything, as it is now.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report::of(&self.state.borrow(), self.clock.now())
+        Report::of(&self.state.borrow(), &self.clock)
     }
 
     /// Everything, after each target has looked at its file.
@@ -213,6 +216,11 @@ impl Status {
     /// What is known, for whoever has to read a part of it.
     pub(crate) fn read<T>(&self, reader: impl FnOnce(&State) -> T) -> T {
         reader(&self.state.borrow())
+    }
+
+    /// One of our times, by the wall clock.
+    pub(crate) fn to_wall(&self, time: SystemTime) -> SystemTime {
+        self.clock.to_wall(time)
     }
 
     /// Waits until `condition` holds.

@@ -457,7 +457,7 @@ impl Target {
             Some(_) => {
                 self.failures = self.failures.saturating_add(1);
                 let count = self.failures;
-                let failure = Failure { count, is_lasting: false, retry_after: None };
+                let failure = Failure { count, kind: schedule::Kind::Passing, retry_after: None };
                 let earliest = work.wanted.values().map(|entry| entry.life.expires()).min();
                 let next = schedule::after_failure(now, earliest, failure, self.dice.f64());
                 Reconciled::Failed(next.at)
@@ -642,6 +642,7 @@ pub fn recall(
     remembered: &Remembered,
     hosts: &[RegistryHost],
     origin: &str,
+    clock: &Clock,
 ) -> Option<Credential> {
     let newest = |one: &Credential, other: &Credential| {
         one.lifetime().expires().cmp(&other.lifetime().expires())
@@ -656,7 +657,7 @@ pub fn recall(
                 let auth = document.auth(host)?;
                 let token = traces.get(host.as_str())?.token(&auth)?;
                 (token.origin == origin)
-                    .then(|| Credential::from_auth(&auth, token.lifetime()).ok())
+                    .then(|| Credential::from_auth(&auth, token.lifetime(clock)).ok())
                     .flatten()
             })
             .max_by(newest)

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use secrecy::SecretString;
 
 use super::*;
-use crate::schedule::Issuer;
+use crate::schedule::{Issuer, Reason};
 use crate::sources::Fetch;
 
 type Script = Box<dyn FnMut(SystemTime) -> Result<Minted, FetchError> + Send>;
@@ -57,7 +57,9 @@ impl Bench {
         let status = Arc::new(Status::new(clock.clone(), [(host(), Origin::Google)], []));
         let wanted = watch::Sender::new(Wanted::new());
         let limit = Duration::from_secs(30);
-        let assignment = Assignment { origin: Origin::Google, hosts: vec![host()], source, limit };
+        let turns = Arc::new(Semaphore::new(1));
+        let origin = Origin::Google;
+        let assignment = Assignment { origin, hosts: vec![host()], source, limit, turns };
         let dice = fastrand::Rng::with_seed(7);
         let refresh =
             Refresh::new(assignment, clock.clone(), Arc::clone(&status), wanted.clone(), dice);
@@ -81,7 +83,7 @@ fn host() -> RegistryHost {
 fn mint(word: &str, now: SystemTime, length: Duration, issuer: Issuer) -> Minted {
     let life = Lifetime::new(now, now + length);
     let credential = Credential::new("user", SecretString::from(word), life).unwrap();
-    Minted { credential, issuer, identity: "someone".to_owned() }
+    Minted { credential, issuer, identity: "someone".to_owned(), skew: None }
 }
 
 fn unreachable() -> FetchError {

@@ -17,7 +17,7 @@ fn life(length: u64) -> Lifetime {
 }
 
 fn failure(count: u32) -> Failure {
-    Failure { count, is_lasting: false, retry_after: None }
+    Failure { count, kind: Kind::Passing, retry_after: None }
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn pauses_after_failures_grow_to_a_minute_and_shrink_towards_the_end() {
 
 #[test]
 fn a_denial_is_asked_again_slowly_but_for_ever() {
-    let denied = Failure { count: 5, is_lasting: true, retry_after: None };
+    let denied = Failure { count: 5, kind: Kind::Lasting, retry_after: None };
     for left in [None, Some(at(NOW + 10)), Some(at(NOW + 6 * 3600))] {
         let soonest = after_failure(at(NOW), left, denied, 0.0);
         let latest = after_failure(at(NOW), left, denied, 1.0);
@@ -74,6 +74,38 @@ fn a_denial_is_asked_again_slowly_but_for_ever() {
         assert!(latest.at >= at(NOW + 90) && latest.at <= at(NOW + 300));
         assert_eq!(soonest.reason, Reason::RetrySlowly);
     }
+}
+
+#[test]
+fn what_is_not_there_yet_is_asked_for_every_second_for_a_good_minute() {
+    let pause = |count, dice| {
+        let failure = Failure { count, kind: Kind::NotThereYet, retry_after: None };
+        after_failure(at(NOW), None, failure, dice).at.duration_since(at(NOW)).unwrap()
+    };
+    let minute: Duration = (1..=60).map(|count| pause(count, 0.5)).sum();
+    assert!((60..75).contains(&minute.as_secs()), "{minute:?}");
+    assert!(pause(60, 1.0) <= Duration::from_secs(2));
+    assert_eq!(pause(61, 1.0), Duration::from_secs(30));
+}
+
+#[test]
+fn twins_that_start_together_do_not_ask_together() {
+    assert_eq!(at_start(at(NOW), 0.0).at, at(NOW));
+    assert_eq!(at_start(at(NOW), 1.0).at, at(NOW) + Duration::from_millis(500));
+    // Restarted after one of twelve hours: nothing is due, and no one asks.
+    let twelve_hours = life(12 * 3600);
+    let young = after_restart(at(NOW + 3600), twelve_hours, 0.0);
+    assert_eq!(young, after_success(twelve_hours, Issuer::Minting, 0.0));
+    // After eight: ten minutes are room enough for all.
+    let old = at(NOW + 8 * 3600);
+    assert_eq!(after_restart(old, twelve_hours, 0.0).at, old);
+    assert_eq!(after_restart(old, twelve_hours, 1.0).at, old + Duration::from_mins(10));
+    // Nobody waits longer than a quarter of what is left.
+    let last_minute = at(NOW + 12 * 3600 - 60);
+    assert_eq!(
+        after_restart(last_minute, twelve_hours, 1.0).at,
+        last_minute + Duration::from_secs(15)
+    );
 }
 
 #[test]
@@ -103,16 +135,16 @@ proptest! {
     fn the_next_try_is_never_in_the_past_and_never_far(
         count in any::<u32>(),
         left in prop::option::of(0_u64..36 * 3600),
-        is_lasting in any::<bool>(),
+        kind in prop::sample::select(vec![Kind::Passing, Kind::Lasting, Kind::NotThereYet]),
         retry_after in prop::option::of(any::<u64>().prop_map(Duration::from_secs)),
         dice in 0.0..=1.0_f64,
     ) {
-        let failure = Failure { count, is_lasting, retry_after };
+        let failure = Failure { count, kind, retry_after };
         let next = after_failure(at(NOW), left.map(|left| at(NOW + left)), failure, dice).at;
         prop_assert!(next >= at(NOW) + SHORTEST_RETRY);
         prop_assert!(next <= at(NOW) + LASTING_CEILING);
         // A passing failure leaves room for several further tries.
-        if let (Some(left @ 16..), false, None) = (left, is_lasting, retry_after) {
+        if let (Some(left @ 16..), Kind::Passing, None) = (left, kind, retry_after) {
             prop_assert!(next <= at(NOW + left / 16).max(at(NOW + 1)) + Duration::from_secs(1));
         }
     }

@@ -20,6 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::skew::{DateOfAnswer, Skew};
 use super::{Fetch, FetchError, Minted, Source, accept, chain};
 use crate::clock::Clock;
 use crate::credential::Lifetime;
@@ -112,20 +113,28 @@ impl Ecr {
             .await;
         let credentials = find_credentials(&config).await?;
         let identity = describe(&credentials);
+        let answered = DateOfAnswer::default();
         let client = aws_sdk_ecr::Client::from_conf(
-            aws_sdk_ecr::config::Builder::from(&config).credentials_provider(credentials).build(),
+            aws_sdk_ecr::config::Builder::from(&config)
+                .credentials_provider(credentials)
+                .interceptor(answered.clone())
+                .build(),
         );
 
-        let asked = self.clock.now();
+        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
         let answer =
             client.get_authorization_token().send().await.map_err(|error| explain(&error))?;
         let data = answer
             .authorization_data
             .and_then(|data| data.into_iter().next())
             .ok_or_else(|| bad_answer("it has no token in it"))?;
-        let (secret, life) = read_token(data, asked)?;
-        let credential = accept(SERVICE, USERNAME, secret, life, self.clock.now())?;
-        Ok(Minted { credential, issuer: Issuer::Minting, identity })
+        let (secret, expires) = read_token(data)?;
+        let skew =
+            answered.last().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
+        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
+        let life = Lifetime::new(asked, self.clock.from_wall(expires));
+        let credential = accept(SERVICE, USERNAME, secret, life, &self.clock)?;
+        Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })
     }
 }
 
@@ -193,10 +202,7 @@ fn describe(credentials: &Credentials) -> String {
 }
 
 /// Takes the token apart: base64 of `AWS:password`, split at the first colon.
-fn read_token(
-    data: AuthorizationData,
-    asked: SystemTime,
-) -> Result<(SecretString, Lifetime), FetchError> {
+fn read_token(data: AuthorizationData) -> Result<(SecretString, SystemTime), FetchError> {
     let token = data.authorization_token.map(SecretString::from);
     let token = token.filter(|token| !token.expose_secret().is_empty());
     let token = token.ok_or_else(|| bad_answer("it has no token in it"))?;
@@ -217,7 +223,7 @@ fn read_token(
     if username != USERNAME {
         return Err(bad_answer("the token's user name is not `AWS`"));
     }
-    Ok((SecretString::from(password), Lifetime::new(asked, expires)))
+    Ok((SecretString::from(password), expires))
 }
 
 fn bad_answer(detail: &str) -> FetchError {
@@ -243,12 +249,11 @@ fn explain(error: &SdkError<GetAuthorizationTokenError>) -> FetchError {
         },
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
-            let retry_after = answer
-                .raw()
-                .headers()
-                .get("retry-after")
-                .and_then(|seconds| seconds.parse().ok())
-                .map(Duration::from_secs);
+            let header = |name| answer.raw().headers().get(name)?.parse().ok();
+            // The second one is AWS's own, which its SDKs heed.
+            let retry_after = header("retry-after")
+                .map(Duration::from_secs)
+                .or_else(|| header("x-amz-retry-after").map(Duration::from_millis));
             let code = answer.err().code().unwrap_or("no error code");
             let message = answer.err().message().unwrap_or("no message");
             classify(status, code, message, retry_after)
@@ -268,7 +273,7 @@ fn classify(status: u16, code: &str, message: &str, retry_after: Option<Duration
         | "TooManyRequestsException"
         | "RequestLimitExceeded" => FetchError::Throttled { service, detail, retry_after },
         _ if status == 429 => FetchError::Throttled { service, detail, retry_after },
-        _ if status >= 500 => FetchError::Server { service, detail },
+        _ if status >= 500 => FetchError::Server { service, detail, retry_after },
         "AccessDeniedException"
         | "AccessDenied"
         | "UnrecognizedClientException"

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Failing, Registry, State, Target};
+use crate::clock::Clock;
 use crate::credential::RegistryHost;
+use crate::sources::Skew;
 
 /// Everything that is known at one moment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -60,6 +62,10 @@ pub struct CredentialReport {
     pub kind: String,
     /// Which issuer, as settings and host name say it.
     pub origin: String,
+    /// How many seconds the issuer's clock is ahead of this machine's; absent if the two
+    /// agree, or if the issuer does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_skew_seconds: Option<i64>,
     /// Whose credential it is, in words that are no secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -167,13 +173,14 @@ impl Report {
         self.status != Verdict::Fail
     }
 
-    pub(super) fn of(state: &State, now: SystemTime) -> Self {
+    pub(super) fn of(state: &State, clock: &Clock) -> Self {
+        let now = Now::of(clock);
         let credentials: Vec<_> = state
             .registries
             .iter()
-            .map(|(host, registry)| credential(host, registry, &state.targets, now))
+            .map(|(host, registry)| credential(host, registry, &state.targets, &now))
             .collect();
-        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state)).collect();
+        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state, &now)).collect();
         let worst = credentials
             .iter()
             .map(|check| check.status)
@@ -204,7 +211,7 @@ impl Report {
             service_id: env!("CARGO_PKG_NAME").to_owned(),
             version: FORM_VERSION.to_owned(),
             release_id: env!("CARGO_PKG_VERSION").to_owned(),
-            time: rfc3339(now),
+            time: now.show(now.time),
             output,
             checks: Checks { credentials, targets },
         }
@@ -218,9 +225,9 @@ fn credential(
     host: &RegistryHost,
     registry: &Registry,
     targets: &[Target],
-    now: SystemTime,
+    now: &Now,
 ) -> CredentialReport {
-    let output = why_not_ready(host, registry, targets, now);
+    let output = why_not_ready(host, registry, targets, now.time);
     let status = match (&output, &registry.failing) {
         (Some(_), _) => Verdict::Fail,
         (None, Some(_)) => Verdict::Warn,
@@ -231,18 +238,19 @@ fn credential(
         component_id: host.to_string(),
         component_type: "registry".to_owned(),
         status,
-        observed_value: life.map(|life| life.left(now).as_secs()),
+        observed_value: life.map(|life| life.left(now.time).as_secs()),
         observed_unit: "s".to_owned(),
         kind: registry.origin.kind().as_str().to_owned(),
         origin: registry.origin.to_string(),
+        clock_skew_seconds: registry.skew.map(Skew::seconds),
         identity: registry.identity.clone(),
-        issued: life.map(|life| rfc3339(life.issued())),
-        expires: life.map(|life| rfc3339(life.expires())),
-        last_success: registry.last_success.map(rfc3339),
-        last_attempt: registry.last_attempt.map(rfc3339),
+        issued: life.map(|life| now.show(life.issued())),
+        expires: life.map(|life| now.show(life.expires())),
+        last_success: registry.last_success.map(|time| now.show(time)),
+        last_attempt: registry.last_attempt.map(|time| now.show(time)),
         consecutive_failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
-        last_error: registry.failing.as_ref().map(trouble),
-        next_refresh: registry.next.map(|next| rfc3339(next.at)),
+        last_error: registry.failing.as_ref().map(|failing| trouble(failing, now)),
+        next_refresh: registry.next.map(|next| now.show(next.at)),
         next_refresh_reason: registry.next.map(|next| next.reason.to_string()),
         output,
     }
@@ -284,7 +292,7 @@ fn why_not_ready(
     })
 }
 
-fn target(target: &Target, state: &State) -> TargetReport {
+fn target(target: &Target, state: &State, now: &Now) -> TargetReport {
     let is_in_vain = target.in_the_way.iter().any(|obstacle| !obstacle.hidden.is_empty());
     let lacks_one = state
         .registries
@@ -301,12 +309,12 @@ fn target(target: &Target, state: &State) -> TargetReport {
         component_id: target.path.display().to_string(),
         component_type: "target".to_owned(),
         status,
-        verified: target.verified.map(rfc3339),
-        last_write: target.last_write.map(rfc3339),
+        verified: target.verified.map(|time| now.show(time)),
+        last_write: target.last_write.map(|time| now.show(time)),
         reader: target.reader.to_owned(),
         protection: target.protection.map(str::to_owned),
         watched_by: if target.is_polled { "poll" } else { "events" }.to_owned(),
-        last_error: target.failing.as_ref().map(trouble),
+        last_error: target.failing.as_ref().map(|failing| trouble(failing, now)),
         in_the_way: target
             .in_the_way
             .iter()
@@ -319,14 +327,29 @@ fn target(target: &Target, state: &State) -> TargetReport {
     }
 }
 
-fn trouble(failing: &Failing) -> Trouble {
+fn trouble(failing: &Failing, now: &Now) -> Trouble {
     Trouble {
         kind: failing.kind.to_owned(),
         message: failing.message.clone(),
-        since: Some(rfc3339(failing.since)),
+        since: Some(now.show(failing.since)),
     }
 }
 
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+/// The moment of a report.
+struct Now {
+    time: SystemTime,
+    wall: SystemTime,
+}
+
+impl Now {
+    fn of(clock: &Clock) -> Self {
+        Self { time: clock.now(), wall: clock.wall() }
+    }
+
+    /// One of our times, as people write it.
+    fn show(&self, time: SystemTime) -> String {
+        let ahead = self.time.duration_since(self.wall).unwrap_or_default();
+        let wall = time.checked_sub(ahead).unwrap_or(SystemTime::UNIX_EPOCH);
+        humantime::format_rfc3339_seconds(wall).to_string()
+    }
 }

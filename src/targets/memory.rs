@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::file::{self, FileError};
 use super::replace::{self, Attributes, Outcome};
+use crate::clock::Clock;
 use crate::credential::Lifetime;
 
 /// Where it is remembered.
@@ -163,10 +164,10 @@ pub struct Token {
     pub fingerprint: String,
     /// Who gave it.
     pub origin: String,
-    /// When it was issued.
+    /// When it was issued, by the wall clock.
     #[serde(with = "moment")]
     pub issued: SystemTime,
-    /// When it expires.
+    /// When it expires, by the wall clock.
     #[serde(with = "moment")]
     pub expires: SystemTime,
 }
@@ -174,8 +175,8 @@ pub struct Token {
 impl Token {
     /// From its issue to its expiry.
     #[must_use]
-    pub fn lifetime(&self) -> Lifetime {
-        Lifetime::new(self.issued, self.expires)
+    pub fn lifetime(&self, clock: &Clock) -> Lifetime {
+        Lifetime::new(clock.from_wall(self.issued), clock.from_wall(self.expires))
     }
 }
 

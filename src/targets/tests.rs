@@ -465,13 +465,13 @@ async fn a_token_of_an_earlier_run_is_known_again() {
     let remembered = bench.target.shared.memory.load().unwrap();
     let options = [bench.target.options.clone()];
     let origin = Origin::Google.to_string();
-    let known = recall(&options, &remembered, &[host()], &origin).unwrap();
+    let known = recall(&options, &remembered, &[host()], &origin, &bench.clock).unwrap();
     assert_eq!(known.auth().expose_secret(), auth("one"));
     assert!(known.lifetime().left(bench.clock.now()) > Duration::from_mins(59));
-    assert!(recall(&options, &remembered, &[host()], "another").is_none());
+    assert!(recall(&options, &remembered, &[host()], "another", &bench.clock).is_none());
     // One that somebody else put there is not ours.
     put(&bench.path(), r#"{"auths":{"gcr.io":{"auth":"eDp5"}}}"#);
-    assert!(recall(&options, &remembered, &[host()], &origin).is_none());
+    assert!(recall(&options, &remembered, &[host()], &origin, &bench.clock).is_none());
 }
 
 #[tokio::test]

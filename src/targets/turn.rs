@@ -170,7 +170,7 @@ impl Work {
         found.extend(lives);
         Some(Look {
             identity,
-            is_settled: !identity.is_fresh(self.clock.now()),
+            is_settled: !identity.is_fresh(self.clock.wall()),
             found,
             obstacles: Vec::new(),
             helpers: BTreeMap::new(),
@@ -391,8 +391,8 @@ impl Work {
                 trace.add(Token {
                     fingerprint: fingerprint(entry.auth.expose_secret().as_bytes()),
                     origin: self.hosts.get(host).cloned().unwrap_or_default(),
-                    issued: entry.life.issued(),
-                    expires: entry.life.expires(),
+                    issued: self.clock.to_wall(entry.life.issued()),
+                    expires: self.clock.to_wall(entry.life.expires()),
                 });
                 if taken_over.contains_key(host) && trace.taken_over.is_none() {
                     let before = helpers.get(host.as_str()).map(|(_, raw)| raw.clone());
@@ -425,7 +425,7 @@ impl Work {
             .filter_map(|host| Some((host.clone(), obstacles::helper_of(document, host, reader)?)));
         Look {
             identity: old.identity,
-            is_settled: !old.identity.is_fresh(self.clock.now()),
+            is_settled: !old.identity.is_fresh(self.clock.wall()),
             found: found.collect(),
             obstacles,
             helpers: helpers.collect(),
@@ -445,9 +445,10 @@ impl Work {
     fn expiry_of(&self, host: &RegistryHost, auth: &SecretString) -> Option<SystemTime> {
         let ours = [self.wanted.get(host), self.written.get(host)];
         let known = ours.into_iter().flatten().find(|entry| entry.is(auth));
-        known
-            .map(|entry| entry.life.expires())
-            .or_else(|| Some(self.traces.get(host.as_str())?.token(auth)?.expires))
+        known.map(|entry| entry.life.expires()).or_else(|| {
+            let token = self.traces.get(host.as_str())?.token(auth)?;
+            Some(token.lifetime(&self.clock).expires())
+        })
     }
 
     /// Whether something stands there that has to go.

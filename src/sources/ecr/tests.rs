@@ -47,10 +47,6 @@ fn what_only_looks_like_it_is_not_taken() {
 
 const NOW: Duration = Duration::from_hours(24 * 365 * 50);
 
-fn asked() -> SystemTime {
-    SystemTime::UNIX_EPOCH + NOW
-}
-
 fn answer(token: Option<&str>, expires: Option<u64>) -> AuthorizationData {
     AuthorizationData::builder()
         .set_authorization_token(token.map(str::to_owned))
@@ -66,9 +62,9 @@ fn soon() -> u64 {
 #[test]
 fn a_token_is_split_at_its_first_colon() {
     let token = STANDARD.encode("AWS:pass:word");
-    let (secret, life) = read_token(answer(Some(&token), Some(soon())), asked()).unwrap();
+    let (secret, expires) = read_token(answer(Some(&token), Some(soon()))).unwrap();
     assert_eq!(secret.expose_secret(), "pass:word");
-    assert_eq!(life.length(), Duration::from_mins(1));
+    assert_eq!(expires, SystemTime::UNIX_EPOCH + NOW + Duration::from_mins(1));
 }
 
 #[test]
@@ -83,18 +79,20 @@ fn an_answer_that_cannot_be_used_says_why_and_never_what_it_was() {
         (Some(encode("other:canary")), Some(soon()), "not `AWS`"),
         (Some(encode("AWS:canary")), None, "does not say when"),
     ] {
-        let error = read_token(answer(token.as_deref(), expires), asked()).unwrap_err();
+        let error = read_token(answer(token.as_deref(), expires)).unwrap_err();
         assert_eq!(error.kind(), "bad_answer");
         assert!(error.to_string().contains(words), "{error}");
         assert!(!error.to_string().contains("canary"), "{error}");
     }
 }
 
-#[test]
-fn a_token_that_has_expired_already_is_an_error_of_its_own() {
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_expired_already_is_an_error_of_its_own() {
     let token = STANDARD.encode("AWS:word");
-    let (secret, life) = read_token(answer(Some(&token), Some(1_420_070_400)), asked()).unwrap();
-    let error = accept(SERVICE, USERNAME, secret, life, asked()).unwrap_err();
+    let (secret, expires) = read_token(answer(Some(&token), Some(1_420_070_400))).unwrap();
+    let clock = Clock::simulated(SystemTime::UNIX_EPOCH + NOW);
+    let life = Lifetime::new(clock.now(), expires);
+    let error = accept(SERVICE, USERNAME, secret, life, &clock).unwrap_err();
     assert_eq!(error.kind(), "expired_answer");
     assert!(error.to_string().contains("2015-01-01T00:00:00Z"), "{error}");
     assert!(error.to_string().contains("clock"), "{error}");

@@ -1,0 +1,108 @@
+//! How far an issuer's clock is from ours, by the `Date` of its answer.
+//!
+//! An issuer says at what time of *its* clock a token expires. Where ours is wrong, a
+//! token would look older or younger than it is, or expired as soon as it came.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_ecr::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_ecr::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_ecr::error::BoxError;
+use aws_sdk_ecr::primitives::{DateTime, DateTimeFormat};
+
+/// By how many seconds an issuer's clock is ahead of ours; less than zero if it is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skew(i64);
+
+impl Skew {
+    /// Of an issuer whose answer came while ours showed a time between these two.
+    ///
+    /// `None` if the two agree as far as can be told: a `Date` has whole seconds, and was
+    /// written somewhen between the question and the answer.
+    #[must_use]
+    pub fn between(date: SystemTime, asked: SystemTime, answered: SystemTime) -> Option<Self> {
+        let (earliest, latest) = (asked - SLACK, answered + SLACK);
+        if let Ok(ahead) = date.duration_since(latest) {
+            return Some(Self(seconds(ahead + SLACK))).filter(|skew| skew.0 != 0);
+        }
+        let behind = earliest.duration_since(date).ok()?;
+        Some(Self(-seconds(behind + SLACK))).filter(|skew| skew.0 != 0)
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        self.0
+    }
+
+    /// The time of our clock at which the issuer's shows `theirs`.
+    #[must_use]
+    pub fn to_ours(self, theirs: SystemTime) -> SystemTime {
+        let by = Duration::from_secs(self.0.unsigned_abs());
+        let ours = if self.0 < 0 { theirs.checked_add(by) } else { theirs.checked_sub(by) };
+        ours.unwrap_or(theirs)
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Clocks that are this close are taken for the same.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Notes the `Date` of the last answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DateOfAnswer(Arc<Mutex<Option<SystemTime>>>);
+
+impl DateOfAnswer {
+    pub(super) fn last(&self) -> Option<SystemTime> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Intercept for DateOfAnswer {
+    fn name(&self) -> &'static str {
+        "DateOfAnswer"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        let date = date.and_then(|date| SystemTime::try_from(date).ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn clocks_that_agree_have_no_skew() {
+        let now = SystemTime::UNIX_EPOCH + HOUR * 500_000;
+        for seconds in 0..3 {
+            let answered = now + Duration::from_millis(1300);
+            let date = now + Duration::from_secs(seconds) - Duration::from_secs(1);
+            assert_eq!(Skew::between(date, now, answered), None, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_skew_is_told_in_both_directions() {
+        let now = SystemTime::UNIX_EPOCH + HOUR * 500_000;
+        let ahead = Skew::between(now + HOUR, now, now).unwrap();
+        assert_eq!((ahead.seconds(), ahead.to_ours(now + HOUR)), (3600, now));
+        let behind = Skew::between(now - HOUR, now, now).unwrap();
+        assert_eq!((behind.seconds(), behind.to_ours(now - HOUR)), (-3600, now));
+    }
+}
