@@ -4,7 +4,7 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
 CARGO := cargo
 
-.PHONY: help demo test stress fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo test stress simulate fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ stress: setup ## the same faults and races as the tests, for an hour: 10,000 kil
 	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace
 	FRESHCREDS_STRESS=1 $(CARGO) test --locked --all-features --test end_to_end -- --nocapture --test-threads 2 \
 		killed_at_random killed_before logins_of no_reader a_single_file
+
+simulate: ## 1,000 random years of simulated time against issuers and clocks that fail
+	FRESHCREDS_YEARS=1000 $(CARGO) test --locked --release --test simulation -- --nocapture
 
 fuzz: ## ten minutes of any bytes for a config.json; needs a nightly compiler
 	@$(CARGO) fuzz --version 2>/dev/null || $(CARGO) install cargo-fuzz --version $(CARGO_FUZZ) --locked

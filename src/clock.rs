@@ -46,6 +46,8 @@ enum Face {
     Simulated {
         epoch: SystemTime,
         moved: Mutex<Moved>,
+        /// Whether a sleep is one piece, since nothing moves unseen.
+        leaps: bool,
     },
 }
 
@@ -111,7 +113,13 @@ impl Clock {
     /// A clock that starts at `epoch` and moves with tokio's, which a test can pause.
     #[must_use]
     pub fn simulated(epoch: SystemTime) -> Self {
-        Self::with(Face::Simulated { epoch, moved: Mutex::default() })
+        Self::with(Face::Simulated { epoch, moved: Mutex::default(), leaps: false })
+    }
+
+    /// The same, where a sleep is not cut into slices: for a simulation of years.
+    #[must_use]
+    pub fn simulated_in_leaps(epoch: SystemTime) -> Self {
+        Self::with(Face::Simulated { epoch, moved: Mutex::default(), leaps: true })
     }
 
     fn with(face: Face) -> Self {
@@ -197,7 +205,11 @@ impl Clock {
             // never slept through: a tokio timer of a minute wakes three times.
             let slice = until_slice_ends(self.wall());
             let is_ticking = self.0.is_ticking.load(Ordering::Relaxed);
-            let pause = if is_ticking && left >= slice { BACKSTOP } else { left.min(slice) };
+            let pause = match self.0.face {
+                Face::Simulated { leaps: true, .. } => left,
+                _ if is_ticking && left >= slice => BACKSTOP,
+                _ => left.min(slice),
+            };
             tokio::select! {
                 _ = ticks.changed() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -252,7 +264,7 @@ impl Face {
                     return Reading { wall, boot };
                 }
             },
-            Self::Simulated { epoch, moved } => {
+            Self::Simulated { epoch, moved, .. } => {
                 let moved = *moved.lock().unwrap_or_else(PoisonError::into_inner);
                 let boot = started.elapsed() + moved.boot;
                 let (forward, back) = moved.wall;

@@ -29,7 +29,6 @@ use tracing::debug;
 pub use self::fetch::{FetchStatusError, fetch};
 use crate::clock::Clock;
 use crate::metrics;
-use crate::sources::Skew;
 use crate::status::{Report, Status};
 
 /// An endpoint that is bound and does not answer yet.
@@ -160,16 +159,7 @@ async fn full_status(State(status): State<Arc<Status>>) -> Response {
 
 async fn all_metrics(State(status): State<Arc<Status>>) -> Response {
     let report = status.fresh_report().await;
-    status.read(|state| {
-        for (host, registry) in &state.registries {
-            let expiry = registry.lifetime.map(|life| status.to_wall(life.expires()));
-            let next = registry.next.map(|next| status.to_wall(next.at));
-            status.metrics.set_moments(host, expiry, next);
-            status.metrics.set_skew(host, registry.skew.map_or(0, Skew::seconds));
-        }
-    });
-    status.metrics.set_ready(report.is_ready());
-    let mut response = text(StatusCode::OK, status.metrics.text());
+    let mut response = text(StatusCode::OK, status.metrics_text(&report));
     set(&mut response, header::CONTENT_TYPE, metrics::CONTENT_TYPE);
     response
 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
-use crate::schedule::{self, Failure, Kind, Next};
+use crate::schedule::{self, Failure, Issuer, Kind, Next};
 use crate::sources::{FetchError, Minted, Origin, Source};
 use crate::status::{Failing, Status};
 
@@ -40,6 +40,8 @@ pub struct Refresh {
     /// When to ask first.
     first: Next,
     failures: u32,
+    /// Whether the issuer caches, as its last answer said.
+    is_cached: bool,
 }
 
 impl Refresh {
@@ -53,7 +55,17 @@ impl Refresh {
         mut dice: fastrand::Rng,
     ) -> Self {
         let first = schedule::at_start(clock.now(), dice.f64());
-        Self { assignment, clock, status, wanted, dice, current: None, first, failures: 0 }
+        Self {
+            assignment,
+            clock,
+            status,
+            wanted,
+            dice,
+            current: None,
+            first,
+            failures: 0,
+            is_cached: false,
+        }
     }
 
     /// Starts with a credential of an earlier run, if it is still good: it is published,
@@ -135,7 +147,8 @@ impl Refresh {
         // Never closed.
         let turn = Arc::clone(&self.assignment.turns).acquire_owned().await.ok();
         let started = self.clock.monotonic();
-        let limit = self.assignment.limit;
+        let longest = if self.is_cached { LONGEST_CACHED } else { Duration::MAX };
+        let limit = self.assignment.limit.min(longest);
         let mut asking = pin!(tokio::time::timeout(limit, self.assignment.source.fetch()));
         let asked = tokio::select! {
             asked = &mut asking => asked,
@@ -154,6 +167,7 @@ impl Refresh {
     fn succeeded(&mut self, minted: Minted) -> Next {
         let now = self.clock.now();
         let Minted { credential, issuer, identity, skew } = minted;
+        self.is_cached = issuer == Issuer::Caching;
         let dice = self.dice.f64();
         let known = self.current.as_ref().filter(|known| known.is_same_token(&credential));
         let known = known
@@ -219,6 +233,7 @@ impl Refresh {
                 None if error.may_be_early() => Kind::NotThereYet,
                 _ => Kind::Passing,
             },
+            is_cached: self.is_cached,
             retry_after: error.retry_after(),
         };
         let expires = life.map(Lifetime::expires);
@@ -254,6 +269,9 @@ impl Refresh {
 
 const SUCCESS: &str = "success";
 const SAME_TOKEN: &str = "same_token";
+
+/// The most that an issuer on the machine itself takes.
+const LONGEST_CACHED: Duration = Duration::from_secs(10);
 
 /// How long an issuer counts as being asked.
 const LONGEST_TURN: Duration = Duration::from_secs(2);

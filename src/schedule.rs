@@ -129,6 +129,9 @@ pub struct Failure {
     pub count: u32,
     /// Of which kind it is.
     pub kind: Kind,
+    /// Whether the issuer caches: then it is on the machine itself, so that asking it
+    /// costs nobody anything, and there is little time left when it has a new token.
+    pub is_cached: bool,
     /// When the service wants to be asked again, if it said so.
     pub retry_after: Option<Duration>,
 }
@@ -179,6 +182,10 @@ pub fn after_failure(
             let highest = share.clamp(LOWEST_CEILING, HIGHEST_CEILING);
             (SHORTEST_RETRY, doubled.min(highest), Reason::Retry)
         }
+    };
+    let ceiling = match failure.kind {
+        Kind::Passing | Kind::NotThereYet if failure.is_cached => ceiling.min(CACHED_CEILING),
+        _ => ceiling,
     };
     let thrown = floor + ceiling.saturating_sub(floor).mul_f64(dice);
     // A service that is up again earlier than it thought must not cost the token.
@@ -235,6 +242,7 @@ const FIRST_CEILING: Duration = Duration::from_secs(2);
 const LOWEST_CEILING: Duration = Duration::from_secs(1);
 const HIGHEST_CEILING: Duration = Duration::from_mins(1);
 const EXPIRED_CEILING: Duration = Duration::from_secs(30);
+const CACHED_CEILING: Duration = Duration::from_secs(10);
 const MOST_DOUBLINGS: u32 = 10;
 const SHARES_OF_LIFE_LEFT: u32 = 16;
 

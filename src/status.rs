@@ -218,9 +218,16 @@ impl Status {
         reader(&self.state.borrow())
     }
 
-    /// One of our times, by the wall clock.
-    pub(crate) fn to_wall(&self, time: SystemTime) -> SystemTime {
-        self.clock.to_wall(time)
+    /// What is counted, and what the gauges show at the moment of `report`.
+    pub(crate) fn metrics_text(&self, report: &Report) -> String {
+        for (host, registry) in &self.state.borrow().registries {
+            let expiry = registry.lifetime.map(|life| self.clock.to_wall(life.expires()));
+            let next = registry.next.map(|next| self.clock.to_wall(next.at));
+            self.metrics.set_moments(host, expiry, next);
+            self.metrics.set_skew(host, registry.skew.map_or(0, Skew::seconds));
+        }
+        self.metrics.set_ready(report.is_ready());
+        self.metrics.text()
     }
 
     /// Waits until `condition` holds.

@@ -135,6 +135,7 @@ pub struct Target {
     forgotten: Option<String>,
     spots: BTreeSet<Spot>,
     watch: Option<Watch>,
+    check_every: Duration,
 }
 
 impl Target {
@@ -167,7 +168,16 @@ impl Target {
             forgotten: None,
             spots: BTreeSet::new(),
             watch: None,
+            check_every: CHECK_EVERY,
         }
+    }
+
+    /// Looks at the file this often when nobody asks, in place of once a minute: for a
+    /// simulation of years.
+    #[must_use]
+    pub fn looking_every(mut self, pause: Duration) -> Self {
+        self.check_every = pause;
+        self
     }
 
     /// With what is known from earlier runs.
@@ -244,7 +254,7 @@ impl Target {
         let now = self.clock.now();
         // A watch can miss what another machine does to a shared folder.
         let check = if self.watch.is_some() {
-            self.clock.tick_after(CHECK_EVERY)
+            self.clock.tick_after(self.check_every)
         } else {
             now + POLL_EVERY
         };
@@ -457,7 +467,12 @@ impl Target {
             Some(_) => {
                 self.failures = self.failures.saturating_add(1);
                 let count = self.failures;
-                let failure = Failure { count, kind: schedule::Kind::Passing, retry_after: None };
+                let failure = Failure {
+                    count,
+                    kind: schedule::Kind::Passing,
+                    is_cached: false,
+                    retry_after: None,
+                };
                 let earliest = work.wanted.values().map(|entry| entry.life.expires()).min();
                 let next = schedule::after_failure(now, earliest, failure, self.dice.f64());
                 Reconciled::Failed(next.at)

@@ -17,7 +17,7 @@ fn life(length: u64) -> Lifetime {
 }
 
 fn failure(count: u32) -> Failure {
-    Failure { count, kind: Kind::Passing, retry_after: None }
+    Failure { count, kind: Kind::Passing, is_cached: false, retry_after: None }
 }
 
 #[test]
@@ -65,8 +65,17 @@ fn pauses_after_failures_grow_to_a_minute_and_shrink_towards_the_end() {
 }
 
 #[test]
+fn an_issuer_on_the_machine_itself_is_asked_every_few_seconds() {
+    let failure = Failure { is_cached: true, ..failure(1000) };
+    for left in [0, 5, 160, 3600] {
+        let next = after_failure(at(NOW), Some(at(NOW + left)), failure, 1.0);
+        assert!(seconds(at(NOW), next.at) <= 10, "{left}");
+    }
+}
+
+#[test]
 fn a_denial_is_asked_again_slowly_but_for_ever() {
-    let denied = Failure { count: 5, kind: Kind::Lasting, retry_after: None };
+    let denied = Failure { count: 5, kind: Kind::Lasting, is_cached: false, retry_after: None };
     for left in [None, Some(at(NOW + 10)), Some(at(NOW + 6 * 3600))] {
         let soonest = after_failure(at(NOW), left, denied, 0.0);
         let latest = after_failure(at(NOW), left, denied, 1.0);
@@ -79,7 +88,8 @@ fn a_denial_is_asked_again_slowly_but_for_ever() {
 #[test]
 fn what_is_not_there_yet_is_asked_for_every_second_for_a_good_minute() {
     let pause = |count, dice| {
-        let failure = Failure { count, kind: Kind::NotThereYet, retry_after: None };
+        let failure =
+            Failure { count, kind: Kind::NotThereYet, is_cached: false, retry_after: None };
         after_failure(at(NOW), None, failure, dice).at.duration_since(at(NOW)).unwrap()
     };
     let minute: Duration = (1..=60).map(|count| pause(count, 0.5)).sum();
@@ -136,10 +146,11 @@ proptest! {
         count in any::<u32>(),
         left in prop::option::of(0_u64..36 * 3600),
         kind in prop::sample::select(vec![Kind::Passing, Kind::Lasting, Kind::NotThereYet]),
+        is_cached in any::<bool>(),
         retry_after in prop::option::of(any::<u64>().prop_map(Duration::from_secs)),
         dice in 0.0..=1.0_f64,
     ) {
-        let failure = Failure { count, kind, retry_after };
+        let failure = Failure { count, kind, is_cached, retry_after };
         let next = after_failure(at(NOW), left.map(|left| at(NOW + left)), failure, dice).at;
         prop_assert!(next >= at(NOW) + SHORTEST_RETRY);
         prop_assert!(next <= at(NOW) + LASTING_CEILING);

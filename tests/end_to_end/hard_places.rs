@@ -115,6 +115,9 @@ async fn a_disk_that_is_full_for_a_while() -> Result<()> {
     )
     .await?;
     ward.fails_with("disk_full", "the old file stays").await?;
+    while ward.cloud.ecr().issued().is_empty() {
+        pause(Duration::from_millis(20)).await;
+    }
     let calls = ward.cloud.ecr().issued().len();
     ward.cure(0).await?;
     ward.is_well().await?;
