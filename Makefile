@@ -4,7 +4,7 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
 CARGO := cargo
 
-.PHONY: help demo test stress simulate fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo test stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ stress: setup ## the same faults and races as the tests, for an hour: 10,000 kil
 
 simulate: ## 1,000 random years of simulated time against issuers and clocks that fail
 	FRESHCREDS_YEARS=1000 $(CARGO) test --locked --release --test simulation -- --nocapture
+
+fleet: ## ten thousand daemons against one quota: the figures, and the picture in docs/
+	FRESHCREDS_DRAW=1 $(CARGO) test --locked --test fleet -- --nocapture
 
 fuzz: ## ten minutes of any bytes for a config.json; needs a nightly compiler
 	@$(CARGO) fuzz --version 2>/dev/null || $(CARGO) install cargo-fuzz --version $(CARGO_FUZZ) --locked
