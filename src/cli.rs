@@ -41,14 +41,18 @@ pub enum Command {
     /// Keep the credentials of the named registries fresh until a signal ends it
     ///
     /// SIGTERM and SIGINT end it in order (a write under way is finished), a second one ends it
-    /// at once, and SIGHUP makes it fetch every credential now. Exits with 0 after an orderly
-    /// end, 1 if it ended otherwise, 2 if it could not start with these settings.
+    /// at once. SIGHUP makes it read its settings again: what is unchanged is left alone, what
+    /// is new is fetched, what is gone is logged out. SIGUSR1 makes it fetch every credential
+    /// now.
+    ///
+    /// Exits with 0 after an orderly end, 1 if it ended otherwise, 2 if it could not start with
+    /// these settings.
     Run(Hosts),
     /// Fetch and write every credential once, for an init container, cron or a systemd timer
     ///
     /// An issuer that fails for a passing reason is asked up to three times. Exits with 0 if
     /// every credential is in every file, 1 if one is not, 2 if the settings are wrong.
-    Once(Hosts),
+    Once(OnceArguments),
     /// Ask the running daemon whether every credential is fresh; for HEALTHCHECK
     ///
     /// Prints what is wrong, if anything is. Exits with 0 if all is ready, 1 if something is
@@ -74,6 +78,19 @@ pub struct Hosts {
     /// settings file if there is none. In the variable, commas or blanks stand between them
     #[arg(value_name = "HOST", env = "FRESHCREDS_REGISTRIES", value_delimiter = ',')]
     pub hosts: Vec<String>,
+}
+
+/// What to do once.
+#[derive(Debug, Args)]
+pub struct OnceArguments {
+    /// What is kept fresh
+    #[command(flatten)]
+    pub hosts: Hosts,
+
+    /// How long to wait for credentials that cannot be had at once, as in 2m: at a machine's
+    /// start, the network and the identity may come later
+    #[arg(long, value_name = "DURATION", default_value = "0s", env = "FRESHCREDS_WAIT")]
+    pub wait: humantime::Duration,
 }
 
 /// How to show the status.

@@ -1,31 +1,35 @@
 //! Builds the parts, starts the tasks, and ends them in order.
 
+mod crew;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::crew::Crew;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::credential::Wanted;
 use crate::http::Bound;
 use crate::notify;
-use crate::refresh::{Assignment, Refresh};
-use crate::status::{Pulse, Report, Status};
-use crate::targets::memory::Remembered;
-use crate::targets::{self, Target};
+use crate::status::{Report, Status};
 
-/// Keeps everything fresh until SIGTERM or SIGINT.
+/// Keeps everything fresh until SIGTERM or SIGINT. SIGHUP makes it go by what `reload`
+/// gives.
 ///
 /// # Errors
 ///
 /// If it cannot start, or if one of its tasks ends by itself.
-pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> {
+pub async fn run(
+    settings: &Settings,
+    clock: &Clock,
+    reload: &dyn Fn() -> Result<Settings, String>,
+) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let bound = match settings.listen {
         Some(address) => Some(
@@ -33,67 +37,67 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
         ),
         None => None,
     };
-    let mut status = new_status(settings, clock);
-    let pulses: Vec<Pulse> =
-        (0..settings.sources().len() + settings.targets.len()).map(|_| status.pulse()).collect();
-    let parts = Parts::build(settings, clock, Arc::new(status), true);
-    let status = Arc::clone(&parts.status);
+    let mut crew = Crew::new(clock);
+    let status = Arc::clone(&crew.status);
+    crew.follow(settings).await;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         registries = settings.registries.len(),
-        issuers = parts.refreshes.len(),
+        issuers = settings.sources().len(),
         targets = ?settings.targets.iter().map(|target| &target.path).collect::<Vec<_>>(),
         "started"
     );
 
-    let stop = CancellationToken::new();
-    let (ask, asked) = watch::channel(());
-    // Two groups: targets end after the issuers' loops, and write what these brought.
-    let mut fetching = JoinSet::new();
-    let mut writing = JoinSet::new();
-    let stop_writing = CancellationToken::new();
     let ticking = tokio::spawn(clock.clone().tick());
-    let mut pulses = pulses.into_iter();
-    for (refresh, pulse) in parts.refreshes.into_iter().zip(&mut pulses) {
-        fetching.spawn(pulse.watch(refresh.run(stop.clone(), asked.clone())));
-    }
-    for (target, pulse) in parts.targets.into_iter().zip(&mut pulses) {
-        writing.spawn(pulse.watch(target.run(stop_writing.clone())));
-    }
-    if let Some(bound) = bound {
+    let stop_serving = CancellationToken::new();
+    let serving = bound.map(|bound| {
         info!(address = %bound.address(), "listening");
-        writing.spawn(bound.serve(Arc::clone(&status), clock.clone(), stop_writing.clone()));
-    }
+        let (status, clock) = (Arc::clone(&status), clock.clone());
+        tokio::spawn(bound.serve(status, clock, stop_serving.clone()))
+    });
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;
 
-    let ended_by_itself = loop {
+    loop {
         tokio::select! {
             biased;
             received = signals.next() => match received {
                 Received::Stop(name) => {
                     info!(signal = name, "stopping");
-                    break false;
+                    break;
                 }
                 Received::FetchNow => {
-                    info!(signal = "SIGHUP", "fetching now");
-                    ask.send_replace(());
+                    info!(signal = "SIGUSR1", "fetching now");
+                    crew.ask.send_replace(());
+                }
+                Received::Reload => {
+                    let changing = change(&mut crew, settings, reload);
+                    tokio::select! {
+                        biased;
+                        name = signals.stopped() => {
+                            info!(signal = name, "stopping");
+                            break;
+                        }
+                        () = changing => {}
+                    }
                 }
             },
-            Some(_) = fetching.join_next() => break true,
-            Some(_) = writing.join_next() => break true,
+            () = crew.broken() => break,
             () = &mut first_pass, if is_first => {
                 is_first = false;
                 notify::ready();
             }
         }
-    };
+    }
+    let ended_by_itself = crew.is_broken();
     notify::stopping();
-    stop.cancel();
     let orderly = async {
-        while fetching.join_next().await.is_some() {}
-        stop_writing.cancel();
-        while writing.join_next().await.is_some() {}
+        crew.end().await;
+        stop_serving.cancel();
+        if let Some(serving) = serving {
+            // One that panicked has ended too.
+            let _ = serving.await;
+        }
     };
     tokio::select! {
         biased;
@@ -108,23 +112,53 @@ pub async fn run(settings: &Settings, clock: &Clock) -> Result<(), DaemonError> 
     if ended_by_itself { Err(DaemonError::TaskEnded) } else { Ok(()) }
 }
 
-/// One pass: fetches every credential, writes every target, and reports.
+/// Goes by new settings, if they mean something.
+async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<Settings, String>) {
+    match reload() {
+        Ok(settings) => {
+            if settings.listen != first.listen {
+                warn!("`listen` has changed, which only a restart heeds");
+            }
+            crew.follow(&settings).await;
+            crew.status.set_bad_settings(None);
+            info!(
+                signal = "SIGHUP",
+                registries = settings.registries.len(),
+                targets = settings.targets.len(),
+                "going by the new settings"
+            );
+        }
+        Err(error) => {
+            error!(signal = "SIGHUP", %error, "the new settings mean nothing, so the old ones stay");
+            crew.status.set_bad_settings(Some(error));
+        }
+    }
+}
+
+/// One pass: fetches every credential, writes every target, and reports. Goes on fetching
+/// for `wait` where a credential cannot be had at once.
 ///
 /// # Errors
 ///
 /// If it is stopped by a signal.
-pub async fn once(settings: &Settings, clock: &Clock) -> Result<Report, DaemonError> {
+pub async fn once(
+    settings: &Settings,
+    clock: &Clock,
+    wait: Duration,
+) -> Result<Report, DaemonError> {
     let mut signals = Signals::new()?;
-    let parts = Parts::build(settings, clock, Arc::new(new_status(settings, clock)), false);
-    let status = Arc::clone(&parts.status);
+    let mut crew = Crew::new(clock);
+    let status = Arc::clone(&crew.status);
+    let (refreshes, targets) = crew.once(settings);
+    let until = clock.now() + wait;
     let pass = async {
         let mut fetching = JoinSet::new();
-        for mut refresh in parts.refreshes {
-            fetching.spawn(async move { refresh.run_once(TRIES).await.is_ok() });
+        for mut refresh in refreshes {
+            fetching.spawn(async move { refresh.run_once(TRIES, until).await.is_ok() });
         }
         while fetching.join_next().await.is_some() {}
         let mut writing = JoinSet::new();
-        for mut target in parts.targets {
+        for mut target in targets {
             writing.spawn(async move { target.run_once().await });
         }
         while writing.join_next().await.is_some() {}
@@ -163,68 +197,8 @@ pub enum DaemonError {
     TaskEnded,
 }
 
-/// How many issuers are asked at once; with a thousand registries in as many regions and
-/// accounts it takes seconds, and nobody's limit is run into.
-const MOST_AT_ONCE: usize = 16;
-
 /// How often `once` asks an issuer that fails for a passing reason.
 const TRIES: u32 = 3;
-
-struct Parts {
-    status: Arc<Status>,
-    refreshes: Vec<Refresh>,
-    targets: Vec<Target>,
-}
-
-impl Parts {
-    /// `goes_on` says whether a token that was written in an earlier run, and is good, is
-    /// as good as a new one.
-    fn build(settings: &Settings, clock: &Clock, status: Arc<Status>, goes_on: bool) -> Self {
-        let wanted = watch::Sender::new(Wanted::new());
-        let mut dice = fastrand::Rng::new();
-        let remembered = settings.shared.memory.load().unwrap_or_else(|error| {
-            warn!(%error, "what was written before is not known");
-            Remembered::default()
-        });
-        let turns = Arc::new(Semaphore::new(MOST_AT_ONCE));
-        let refreshes = settings.sources().into_iter().map(|(origin, hosts)| {
-            let source = origin.source(clock);
-            let limit = settings.fetch_timeout;
-            let turns = Arc::clone(&turns);
-            let assignment = Assignment { origin, hosts, source, limit, turns };
-            let (hosts, name) = (assignment.hosts.clone(), assignment.origin.to_string());
-            let refresh = Refresh::new(
-                assignment,
-                clock.clone(),
-                Arc::clone(&status),
-                wanted.clone(),
-                dice.fork(),
-            );
-            let known = targets::recall(&settings.targets, &remembered, &hosts, &name, clock);
-            match known.filter(|_| goes_on) {
-                Some(credential) => refresh.going_on_with(credential),
-                None => refresh,
-            }
-        });
-        let refreshes = refreshes.collect();
-        let targets = settings.targets.iter().enumerate().map(|(index, options)| {
-            let (options, shared) = (options.clone(), settings.shared.clone());
-            let (status, wanted) = (Arc::clone(&status), wanted.subscribe());
-            Target::new(index, options, shared, clock.clone(), status, wanted, dice.fork())
-                .remembering(&remembered)
-        });
-        let targets = targets.collect();
-        Self { status, refreshes, targets }
-    }
-}
-
-fn new_status(settings: &Settings, clock: &Clock) -> Status {
-    let registries =
-        settings.registries.iter().map(|registry| (registry.host.clone(), registry.origin.clone()));
-    let targets =
-        settings.targets.iter().map(|target| (target.path.clone(), target.reader.as_str()));
-    Status::new(clock.clone(), registries, targets)
-}
 
 /// Waits until each registry was asked, and each target was looked at after that.
 async fn first_pass(status: &Status) {
@@ -248,12 +222,14 @@ async fn first_pass(status: &Status) {
 enum Received {
     Stop(&'static str),
     FetchNow,
+    Reload,
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -262,6 +238,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -269,7 +246,8 @@ impl Signals {
         tokio::select! {
             Some(()) = self.terminate.recv() => Received::Stop("SIGTERM"),
             Some(()) = self.interrupt.recv() => Received::Stop("SIGINT"),
-            Some(()) = self.hangup.recv() => Received::FetchNow,
+            Some(()) = self.hangup.recv() => Received::Reload,
+            Some(()) = self.user.recv() => Received::FetchNow,
         }
     }
 

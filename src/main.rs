@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use freshcreds::cli::{Cli, Command, Common, LogFormat, LogLevel};
 use freshcreds::clock::Clock;
-use freshcreds::config::{File, Settings, settings};
+use freshcreds::config::{BadFile, File, Settings, settings};
 use freshcreds::daemon::{self, DaemonError};
 use freshcreds::status::Report;
 use freshcreds::{http, log, process, table, targets};
@@ -27,10 +27,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let common = &cli.common;
-    let file = match common.config() {
-        Some(path) => File::read(path).map_err(wrong)?,
-        None => File::default(),
-    };
+    let file = read(common).map_err(wrong)?;
     start_log(common, &file)?;
     // One provider for every TLS connection, whoever makes it. It is the first to
     // be installed, so this cannot fail.
@@ -46,13 +43,18 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             Command::Run(hosts) => {
                 let settings =
                     Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
-                daemon::run(&settings, &clock).await?;
+                let reload = || {
+                    let file = read(common).map_err(|error| error.to_string())?;
+                    Settings::new(&common.options(&hosts.hosts), &file)
+                        .map_err(|error| error.to_string())
+                };
+                daemon::run(&settings, &clock, &reload).await?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Once(hosts) => {
-                let settings =
-                    Settings::new(&common.options(&hosts.hosts), &file).map_err(wrong)?;
-                let report = daemon::once(&settings, &clock).await?;
+            Command::Once(arguments) => {
+                let hosts = &arguments.hosts.hosts;
+                let settings = Settings::new(&common.options(hosts), &file).map_err(wrong)?;
+                let report = daemon::once(&settings, &clock, *arguments.wait).await?;
                 Ok(tell_troubles(&report))
             }
             Command::Logout => logout(common, &file).await,
@@ -76,6 +78,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         runtime.shutdown_timeout(LAST_WRITE);
     }
     result
+}
+
+fn read(common: &Common) -> Result<File, BadFile> {
+    common.config().map_or_else(|| Ok(File::default()), File::read)
 }
 
 fn start_log(common: &Common, file: &File) -> Result<(), Failure> {

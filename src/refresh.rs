@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -114,21 +114,25 @@ impl Refresh {
         }
     }
 
-    /// Fetches until it succeeds, at most `tries` times, and not again after a
-    /// failure that lasts.
+    /// Fetches until it succeeds: at least `tries` times, and as often as there is time
+    /// `until` then, but not again after a failure that lasts.
     ///
     /// # Errors
     ///
     /// The last failure, if there was no success.
-    pub async fn run_once(&mut self, tries: u32) -> Result<(), FetchError> {
-        for _ in 1..tries {
+    pub async fn run_once(&mut self, tries: u32, until: SystemTime) -> Result<(), FetchError> {
+        loop {
             match self.fetch().await {
                 (Ok(()), _) => return Ok(()),
-                (Err(error), _) if error.is_lasting() => return Err(error),
-                (Err(_), next) => self.clock.sleep_until(next.at).await,
+                (Err(error), next) => {
+                    let is_over = self.failures >= tries && next.at > until;
+                    if is_over || error.is_lasting() {
+                        return Err(error);
+                    }
+                    self.clock.sleep_until(next.at).await;
+                }
             }
         }
-        self.fetch().await.0
     }
 
     /// Asks once, publishes what came, and says when to ask again.

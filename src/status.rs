@@ -7,16 +7,18 @@
 mod report;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-pub use self::report::{Checks, CredentialReport, Report, TargetReport, Trouble, Verdict};
+pub use self::report::{
+    Checks, CredentialReport, Report, SettingsReport, TargetReport, Trouble, Verdict,
+};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::metrics::Metrics;
@@ -31,7 +33,7 @@ pub struct Status {
     pub metrics: Metrics,
     /// Changes when someone wants every target to look at its file again.
     look_again: watch::Sender<()>,
-    pulses: Vec<Pulse>,
+    pulses: Mutex<Vec<Pulse>>,
 }
 
 /// What the loops know. Each changes what is its own.
@@ -39,6 +41,8 @@ pub struct Status {
 pub(crate) struct State {
     pub(crate) registries: BTreeMap<RegistryHost, Registry>,
     pub(crate) targets: Vec<Target>,
+    /// What is wrong with the settings that were to be gone by last.
+    pub(crate) bad_settings: Option<Failing>,
 }
 
 /// What is known about a registry's credential.
@@ -113,6 +117,21 @@ impl Failing {
     }
 }
 
+impl Registry {
+    fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            identity: None,
+            lifetime: None,
+            skew: None,
+            last_success: None,
+            last_attempt: None,
+            failing: None,
+            next: None,
+        }
+    }
+}
+
 impl Status {
     /// A status in which nothing is known yet but the names.
     #[must_use]
@@ -121,29 +140,46 @@ impl Status {
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
         targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
     ) -> Self {
-        let registries = registries.into_iter().map(|(host, origin)| {
-            let registry = Registry {
-                origin,
-                identity: None,
-                lifetime: None,
-                skew: None,
-                last_success: None,
-                last_attempt: None,
-                failing: None,
-                next: None,
-            };
-            (host, registry)
-        });
-        let targets =
-            targets.into_iter().map(|(path, reader)| Target { path, reader, ..Target::default() });
-        let state = State { registries: registries.collect(), targets: targets.collect() };
-        Self {
+        let state = State { registries: BTreeMap::new(), targets: Vec::new(), bad_settings: None };
+        let status = Self {
             clock,
             state: watch::Sender::new(state),
             metrics: Metrics::new(),
             look_again: watch::Sender::new(()),
-            pulses: Vec::new(),
-        }
+            pulses: Mutex::default(),
+        };
+        status.follow(registries, targets);
+        status
+    }
+
+    /// Speaks of these from now on. What is known about one of them stays known.
+    pub(crate) fn follow(
+        &self,
+        registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
+        targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
+    ) {
+        self.state.send_modify(|state| {
+            let mut before = std::mem::take(&mut state.registries);
+            for (host, origin) in registries {
+                let known = before.remove(&host).filter(|registry| registry.origin == origin);
+                state.registries.insert(host, known.unwrap_or_else(|| Registry::new(origin)));
+            }
+            let mut before = std::mem::take(&mut state.targets);
+            for (path, reader) in targets {
+                let known = before.iter().position(|target| target.path == path);
+                let known = known.map(|index| before.swap_remove(index)).unwrap_or_default();
+                state.targets.push(Target { path, reader, ..known });
+            }
+        });
+    }
+
+    /// Says what is wrong with the newest settings, if anything is.
+    pub(crate) fn set_bad_settings(&self, message: Option<String>) {
+        let now = self.clock.now();
+        self.state.send_modify(|state| {
+            state.bad_settings =
+                message.map(|message| Failing::after(None, now, "bad_settings", message));
+        });
     }
 
     /// Everything, as it is now.
@@ -179,15 +215,24 @@ impl Status {
     #[must_use]
     pub fn is_live(&self) -> bool {
         let now = self.clock.monotonic();
-        self.pulses.iter().all(|pulse| now.saturating_sub(pulse.last()) < PULSE_LIMIT)
+        self.pulses().iter().all(|pulse| now.saturating_sub(pulse.last()) < PULSE_LIMIT)
     }
 
     /// A new pulse for a loop that [`is_live`](Self::is_live) watches from now on.
-    pub fn pulse(&mut self) -> Pulse {
+    pub fn pulse(&self) -> Pulse {
         let pulse = Pulse { clock: self.clock.clone(), last: Arc::default() };
         pulse.beat();
-        self.pulses.push(pulse.clone());
+        self.pulses().push(pulse.clone());
         pulse
+    }
+
+    /// The loop with this pulse was ended.
+    pub(crate) fn end(&self, pulse: &Pulse) {
+        self.pulses().retain(|other| !Arc::ptr_eq(&other.last, &pulse.last));
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, Vec<Pulse>> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is known about a registry.
@@ -200,12 +245,18 @@ impl Status {
     }
 
     /// Changes what is known about a target.
-    pub(crate) fn set_target(&self, index: usize, change: impl FnOnce(&mut Target)) {
+    pub(crate) fn set_target(&self, path: &Path, change: impl FnOnce(&mut Target)) {
         self.state.send_modify(|state| {
-            if let Some(target) = state.targets.get_mut(index) {
+            if let Some(target) = state.targets.iter_mut().find(|target| target.path == path) {
                 change(target);
             }
         });
+    }
+
+    /// What is known about a target.
+    pub(crate) fn target<T>(&self, path: &Path, reader: impl FnOnce(&Target) -> T) -> Option<T> {
+        let state = self.state.borrow();
+        state.targets.iter().find(|target| target.path == path).map(reader)
     }
 
     /// Changes when someone wants the targets to be looked at.

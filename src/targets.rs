@@ -100,7 +100,7 @@ pub enum Hidden {
 }
 
 /// What goes for all targets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// Whether an entry of ours that has expired is removed.
     pub remove_expired: bool,
@@ -112,7 +112,6 @@ pub struct Shared {
 
 /// Keeps one file as it should be.
 pub struct Target {
-    index: usize,
     options: Options,
     shared: Shared,
     clock: Clock,
@@ -139,10 +138,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// The loop of the target that the status knows by `index`.
+    /// The loop of one target.
     #[must_use]
     pub fn new(
-        index: usize,
         options: Options,
         shared: Shared,
         clock: Clock,
@@ -151,7 +149,6 @@ impl Target {
         dice: fastrand::Rng,
     ) -> Self {
         Self {
-            index,
             options,
             shared,
             clock,
@@ -275,11 +272,11 @@ impl Target {
             return false;
         }
         let is_first_failure =
-            self.watch.is_some() || !self.status.read(|state| state.targets[self.index].is_polled);
+            self.watch.is_some() || self.known(|target| !target.is_polled).unwrap_or(true);
         match Watch::new(&self.spots) {
             Ok(watch) => {
                 self.watch = Some(watch);
-                self.status.set_target(self.index, |target| target.is_polled = false);
+                self.status.set_target(&self.options.path, |target| target.is_polled = false);
                 true
             }
             // A folder was moved away since the look: it takes another one to know
@@ -291,7 +288,7 @@ impl Target {
             }
             Err(error) => {
                 self.watch = None;
-                self.status.set_target(self.index, |target| target.is_polled = true);
+                self.status.set_target(&self.options.path, |target| target.is_polled = true);
                 if is_first_failure {
                     let target_file = self.options.path.display();
                     warn!(%target_file, %error, "the file cannot be watched, so it is polled");
@@ -301,9 +298,14 @@ impl Target {
         }
     }
 
+    /// What the status knows about it.
+    fn known<T>(&self, reader: impl FnOnce(&crate::status::Target) -> T) -> Option<T> {
+        self.status.target(&self.options.path, reader)
+    }
+
     /// Whether what failed last can be mended by whoever writes the file.
     fn is_for_the_content(&self) -> bool {
-        let failing = self.status.read(|state| state.targets[self.index].failing.clone());
+        let failing = self.known(|target| target.failing.clone()).flatten();
         failing.is_none_or(|failing| ["invalid", "not_a_file", "contended"].contains(&failing.kind))
     }
 
@@ -434,7 +436,7 @@ impl Target {
         self.tell(&work, wrote, conflicts, was_overwritten, error.as_ref(), &in_the_way);
         let mut found = look.as_ref().map(|look| look.found.clone()).unwrap_or_default();
         found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
-        self.status.set_target(self.index, |target| {
+        self.status.set_target(&self.options.path, |target| {
             target.looked = Some(looked);
             target.found = found;
             target.in_the_way = in_the_way;
@@ -515,10 +517,8 @@ impl Target {
         in_the_way: &[InTheWay],
     ) {
         let target_file = self.options.path.display().to_string();
-        let (failing, known) = self.status.read(|state| {
-            let before = &state.targets[self.index];
-            (before.failing.clone(), before.in_the_way.clone())
-        });
+        let known = self.known(|before| (before.failing.clone(), before.in_the_way.clone()));
+        let (failing, known) = known.unwrap_or_default();
         self.status.metrics.merged(&target_file, conflicts);
         if wrote {
             self.status.metrics.wrote(&target_file, "written");
@@ -692,24 +692,48 @@ pub async fn logout(
 ) -> Result<Vec<(PathBuf, Result<bool, TargetError>)>, MemoryError> {
     let remembered = memory.load()?;
     let mut results = Vec::new();
-    for (path, traces) in remembered.targets() {
+    for (path, _) in remembered.targets() {
         let options = configured.iter().find(|options| options.path == path);
         let options = options.cloned().unwrap_or_else(|| Options::of(path.to_owned()));
-        let mut result = turn::take_away(&options, memory, traces);
-        for (host, trace) in traces {
-            if let Some(name) = &trace.stored_with {
-                match helper::erase(name, host).await {
-                    Ok(()) => result = result.map(|_| true),
-                    Err(error) => result = result.and_then(|_| Err(error.into())),
-                }
-            }
-        }
-        if result.is_ok() {
-            memory.update(path, Traces::clear)?;
-        }
+        let result = log_out(&options, memory, |_| true).await?;
         results.push((path.to_owned(), result));
     }
     Ok(results)
+}
+
+/// Removes from one target what we wrote there for the hosts that are gone, and forgets
+/// it. Says whether there was something to remove.
+///
+/// # Errors
+///
+/// If it is not known what we wrote.
+pub async fn log_out(
+    options: &Options,
+    memory: &Memory,
+    is_gone: impl Fn(&str) -> bool,
+) -> Result<Result<bool, TargetError>, MemoryError> {
+    let mut traces = memory.load()?.target(&options.path);
+    traces.retain(|host, _| is_gone(host));
+    if traces.is_empty() {
+        return Ok(Ok(false));
+    }
+    let (of_work, memory_of_work, of_file) = (options.clone(), memory.clone(), traces.clone());
+    let taken =
+        tokio::task::spawn_blocking(move || turn::take_away(&of_work, &memory_of_work, &of_file));
+    // Only a panic gets here, which ends the program where it is released.
+    let mut result = taken.await.unwrap_or(Ok(false));
+    for (host, trace) in &traces {
+        if let Some(name) = &trace.stored_with {
+            match helper::erase(name, host).await {
+                Ok(()) => result = result.map(|_| true),
+                Err(error) => result = result.and_then(|_| Err(error.into())),
+            }
+        }
+    }
+    if result.is_ok() {
+        memory.update(&options.path, |known| known.retain(|host, _| !traces.contains_key(host)))?;
+    }
+    Ok(result)
 }
 
 /// The file that docker's CLI would read: `$DOCKER_CONFIG/config.json`, else the

@@ -104,3 +104,28 @@ fn the_oldest_rust_is_the_same_everywhere() -> Result<()> {
     assert!(read("README.md")?.contains(&format!("Rust {oldest}")));
     Ok(())
 }
+
+#[test]
+fn every_test_that_the_rules_of_the_schedule_name_is_there() -> Result<()> {
+    let rules = read("docs/scheduling.md")?;
+    let mut code = String::new();
+    for folder in ["src", "src/schedule", "src/refresh", "src/sources", "tests", "tests/end_to_end"]
+    {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                code += &std::fs::read_to_string(path)?;
+            }
+        }
+    }
+    let rows = rules.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let mut count = 0;
+    for name in rows.filter_map(|row| row.rsplit(" | ").next()).flat_map(|cell| cell.split('`')) {
+        if name.matches('_').count() > 2 {
+            assert!(code.contains(&format!("fn {name}(")), "there is no test `{name}`");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} tests are named");
+    Ok(())
+}

@@ -19,7 +19,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("process", &[]),
     (
         "daemon",
-        &["clock", "config", "credential", "http", "notify", "refresh", "status", "targets"],
+        &[
+            "clock",
+            "config",
+            "credential",
+            "http",
+            "notify",
+            "refresh",
+            "sources",
+            "status",
+            "targets",
+        ],
     ),
     ("cli", &["config"]),
     ("log", &["cli"]),

@@ -360,7 +360,6 @@ async fn year(seed: u64, folder: &Path, most_lives: u32) -> Result<Figures> {
     let shared =
         Shared { remove_expired: false, in_environment: Arc::new([]), memory: Memory::new(None) };
     let target = Target::new(
-        0,
         Options::of(path.clone()),
         shared,
         clock.clone(),

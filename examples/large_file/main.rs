@@ -80,7 +80,7 @@ impl Daemon {
         };
         let options = Options::of(path);
         let (receiver, dice) = (wanted.subscribe(), fastrand::Rng::with_seed(0));
-        let target = Target::new(0, options, shared, clock.clone(), status, receiver, dice);
+        let target = Target::new(options, shared, clock.clone(), status, receiver, dice);
         Ok(Self { target, wanted, clock, host })
     }
 

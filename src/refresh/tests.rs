@@ -235,12 +235,57 @@ async fn a_silent_issuer_is_given_up_after_the_limit() {
 #[tokio::test(start_paused = true)]
 async fn once_tries_again_only_where_it_may_help() {
     let mut bench = Bench::new(|_| Err(unreachable()));
-    bench.refresh.run_once(3).await.unwrap_err();
+    bench.refresh.run_once(3, bench.clock.now()).await.unwrap_err();
     assert_eq!(bench.calls(), 3);
 
     let mut bench = Bench::new(|_| Err(denied()));
-    bench.refresh.run_once(3).await.unwrap_err();
+    bench.refresh.run_once(3, bench.clock.now() + TWELVE_HOURS).await.unwrap_err();
     assert_eq!(bench.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_waits_as_long_as_it_is_told_to_and_no_longer_than_it_must() {
+    let start = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)).now();
+    let mut bench = Bench::new(move |now| {
+        if now < start + Duration::from_secs(40) {
+            return Err(unreachable());
+        }
+        Ok(mint("word", now, TWELVE_HOURS, Issuer::Minting))
+    });
+    let until = bench.clock.now() + Duration::from_secs(20);
+    bench.refresh.run_once(3, until).await.unwrap_err();
+    assert!(bench.clock.now() > until - Duration::from_secs(3));
+    bench.refresh.run_once(3, until + Duration::from_hours(1)).await.unwrap();
+    // It is there within two seconds of the network.
+    assert!(bench.clock.now() <= start + Duration::from_secs(42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_brings_the_end_closer_is_believed() {
+    let mut lives = VecDeque::from([TWELVE_HOURS, Duration::from_hours(1)]);
+    let mut bench =
+        Bench::new(move |now| Ok(mint("same", now, lives.pop_front().unwrap(), Issuer::Minting)));
+    bench.refresh.fetch().await.0.unwrap();
+    let (_, next) = bench.refresh.fetch().await;
+    let now = bench.clock.now();
+    let left = bench.wanted.borrow()[&host()].lifetime().left(now);
+    assert!(left <= Duration::from_hours(1), "{left:?}");
+    assert!(next.at < now + left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_does_not_keep_others_from_being_asked() {
+    let silent = Bench::new(|_| Err(unreachable()));
+    let turns = Arc::clone(&silent.refresh.assignment.turns);
+    let mut silent = silent;
+    silent.refresh.assignment.source = Box::new(Silent);
+    let clock = silent.clock.clone();
+    let hanging = tokio::spawn(async move { silent.refresh.fetch().await.0.is_err() });
+    clock.sleep(Duration::from_secs(1)).await;
+    assert_eq!(turns.available_permits(), 0);
+    clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!(turns.available_permits(), 1);
+    assert!(hanging.await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Failing, Registry, State, Target};
 use crate::clock::Clock;
 use crate::credential::RegistryHost;
+use crate::schedule::Reason;
 use crate::sources::Skew;
 
 /// Everything that is known at one moment.
@@ -41,6 +42,21 @@ pub struct Checks {
     /// In the order of the settings.
     #[serde(rename = "target:file")]
     pub targets: Vec<TargetReport>,
+    /// The settings, if the newest cannot be gone by.
+    #[serde(rename = "settings", default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<SettingsReport>,
+}
+
+/// What is wrong with the settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingsReport {
+    /// Always `settings`.
+    pub component_type: String,
+    /// Always warn: it goes on with those that it had before.
+    pub status: Verdict,
+    /// What is wrong.
+    pub last_error: Trouble,
 }
 
 /// What is known about a registry's credential.
@@ -181,10 +197,20 @@ impl Report {
             .map(|(host, registry)| credential(host, registry, &state.targets, &now))
             .collect();
         let targets: Vec<_> = state.targets.iter().map(|one| target(one, state, &now)).collect();
+        let settings: Vec<_> = state
+            .bad_settings
+            .iter()
+            .map(|failing| SettingsReport {
+                component_type: "settings".to_owned(),
+                status: Verdict::Warn,
+                last_error: trouble(failing, &now),
+            })
+            .collect();
         let worst = credentials
             .iter()
             .map(|check| check.status)
             .chain(targets.iter().map(|check| check.status))
+            .chain(settings.iter().map(|check| check.status))
             .max();
         let output = credentials
             .iter()
@@ -205,6 +231,12 @@ impl Report {
                     .chain(&check.in_the_way)
                     .map(|trouble| format!("{}: {}", check.component_id, trouble.message))
             }))
+            .chain(settings.iter().map(|check| {
+                format!(
+                    "the new settings mean nothing, so the old ones stay: {}",
+                    check.last_error.message
+                )
+            }))
             .collect();
         Self {
             status: worst.unwrap_or(Verdict::Fail),
@@ -213,7 +245,7 @@ impl Report {
             release_id: env!("CARGO_PKG_VERSION").to_owned(),
             time: now.show(now.time),
             output,
-            checks: Checks { credentials, targets },
+            checks: Checks { credentials, targets, settings },
         }
     }
 }
@@ -267,7 +299,12 @@ fn why_not_ready(
     now: SystemTime,
 ) -> Option<String> {
     let Some(life) = registry.lifetime else {
-        return Some("there is no credential yet".to_owned());
+        let is_waiting = registry.next.is_some_and(|next| next.reason == Reason::Waiting);
+        return Some(if is_waiting {
+            format!("waiting for a credential: {}", Reason::Waiting)
+        } else {
+            "there is no credential yet".to_owned()
+        });
     };
     if life.is_over(now) {
         let ago = now.duration_since(life.expires()).unwrap_or_default();

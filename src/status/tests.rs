@@ -25,7 +25,7 @@ fn fetch(status: &Status, length: Duration) {
         registry.last_attempt = Some(now);
         registry.next = Some(Next { at: now + length / 2, reason: Reason::HalfLife });
     });
-    status.set_target(0, |target| {
+    status.set_target(Path::new("/config.json"), |target| {
         target.looked = Some(status.clock.monotonic());
         target.verified = Some(now);
         target.found = BTreeMap::from([(host("gcr.io"), life.expires())]);
@@ -89,7 +89,7 @@ async fn an_older_token_in_the_file_counts_with_its_own_expiry() {
     let status = status();
     fetch(&status, HOUR);
     let now = status.clock.now();
-    status.set_target(0, |target| {
+    status.set_target(Path::new("/config.json"), |target| {
         target.found = BTreeMap::from([(host("gcr.io"), now + Duration::from_secs(10))]);
     });
     assert!(status.report().is_ready());
@@ -103,12 +103,15 @@ async fn what_hides_an_entry_makes_it_not_ready() {
     fetch(&status, HOUR);
     let obstacle =
         |hidden| InTheWay { kind: "cred_helper", message: "a helper".to_owned(), hidden };
-    status.set_target(0, |target| target.in_the_way = vec![obstacle(vec![host("gcr.io")])]);
+    status.set_target(Path::new("/config.json"), |target| {
+        target.in_the_way = vec![obstacle(vec![host("gcr.io")])];
+    });
     let report = status.report();
     assert!(!report.is_ready());
     assert!(report.output[0].contains("docker passes by it in /config.json: a helper"));
     // Somebody else's entry is their matter.
-    status.set_target(0, |target| target.in_the_way = vec![obstacle(vec![])]);
+    status
+        .set_target(Path::new("/config.json"), |target| target.in_the_way = vec![obstacle(vec![])]);
     assert!(status.report().is_ready());
 }
 
@@ -124,7 +127,7 @@ async fn a_target_that_does_not_answer_does_not_hold_up_an_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_hangs_is_noticed_and_one_that_only_waits_is_not() {
-    let mut status = status();
+    let status = status();
     let (good, bad) = (status.pulse(), status.pulse());
     let clock = status.clock.clone();
     let good = tokio::spawn(good.watch({

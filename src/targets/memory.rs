@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::credential::Lifetime;
 
 /// Where it is remembered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     folder: Option<PathBuf>,
 }

@@ -54,7 +54,6 @@ impl Bench {
         let dice = fastrand::Rng::with_seed(7);
         let options = Options::of(path);
         let target = Target::new(
-            0,
             options,
             shared(None),
             clock.clone(),

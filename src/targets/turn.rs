@@ -149,8 +149,11 @@ impl Work {
         let changed = self.wanted.iter().filter(|(host, entry)| {
             self.written.get(host).is_none_or(|written| !written.is(&entry.auth))
         });
-        let changed = changed.map(|(host, entry)| (host, &entry.auth));
-        let new = look.places.with(&old.content, changed)?;
+        let changed: Vec<_> = changed.map(|(host, entry)| (host, &entry.auth)).collect();
+        if changed.is_empty() {
+            return None;
+        }
+        let new = look.places.with(&old.content, changed.into_iter())?;
         if let Err(error) = self.remember(&BTreeMap::new(), &BTreeMap::new()) {
             outcome.forgotten = Some(error.to_string());
         }

@@ -469,7 +469,7 @@ async fn a_denied_renewal_is_reported_while_the_old_token_still_works() -> Resul
     let daemon: Daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     cloud.ecr().break_with(Fault::Denied);
-    daemon.signal(rustix::process::Signal::HUP)?;
+    daemon.signal(rustix::process::Signal::USR1)?;
     let report = daemon.wait_for(|report| report.status == Health::Warn).await?;
     let check = &report.checks.credentials[0];
     assert_eq!(check.last_error.as_ref().context("no error")?.kind, "denied");

@@ -129,7 +129,7 @@ async fn a_disk_that_is_full_for_a_while() -> Result<()> {
 async fn a_file_system_that_becomes_read_only_and_writable_again() -> Result<()> {
     let ward = Ward::new(
         "mount -t tmpfs tmpfs .docker; cp before.json .docker/config.json",
-        &["mount -o remount,ro .docker; kill -HUP $daemon", "mount -o remount,rw .docker"],
+        &["mount -o remount,ro .docker; kill -USR1 $daemon", "mount -o remount,rw .docker"],
     )
     .await?;
     ward.is_well().await?;
@@ -449,8 +449,8 @@ async fn two_daemons_that_share_a_file_keep_each_others_entries() -> Result<()> 
         daemon.wait_for(|report| report.status == Health::Pass).await?;
     }
     for _ in 0..20 {
-        one.signal(rustix::process::Signal::HUP)?;
-        other.signal(rustix::process::Signal::HUP)?;
+        one.signal(rustix::process::Signal::USR1)?;
+        other.signal(rustix::process::Signal::USR1)?;
         pause(Duration::from_millis(50)).await;
     }
     for daemon in [&one, &other] {

@@ -162,7 +162,7 @@ async fn a_web_identity_whose_token_file_is_rotated() -> Result<()> {
     let daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     put(&token, "second-web-identity")?;
-    daemon.signal(rustix::process::Signal::HUP)?;
+    daemon.signal(rustix::process::Signal::USR1)?;
     tokio::time::timeout(LIMIT, cloud.ecr().wait_for_issued(2)).await?;
     // Asked again, rather than remembered.
     let asked = sts.asked.lock().map(|asked| asked.len()).unwrap_or_default();
@@ -211,7 +211,7 @@ async fn a_rotated_key_file_is_read_anew() -> Result<()> {
     cloud.revoke_access_key(KEY_ID);
     cloud.trust_access_key("rotated-identity");
     write("rotated-identity")?;
-    daemon.signal(rustix::process::Signal::HUP)?;
+    daemon.signal(rustix::process::Signal::USR1)?;
     tokio::time::timeout(LIMIT, cloud.ecr().wait_for_issued(2)).await?;
     let report = daemon
         .wait_for(|report| {

@@ -131,7 +131,7 @@ async fn a_caching_issuers_same_token_is_no_failure_and_no_write() -> Result<()>
     let before = std::fs::metadata(machine.docker_config())?.ino();
     let calls = cloud.google().calls();
     cloud.ecr().break_with(Fault::ServerError);
-    daemon.signal(Signal::HUP)?;
+    daemon.signal(Signal::USR1)?;
     cloud.google().wait_for_calls(calls + 1).await;
     daemon.wait_for(|report| report.checks.credentials[0].last_error.is_some()).await?;
     assert_eq!(std::fs::metadata(machine.docker_config())?.ino(), before);
@@ -157,11 +157,11 @@ async fn the_process_leaves_no_core_and_hides_its_memory() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_hangup_fetches_now() -> Result<()> {
+async fn a_signal_fetches_now() -> Result<()> {
     let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
     let daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
-    daemon.signal(Signal::HUP)?;
+    daemon.signal(Signal::USR1)?;
     cloud.ecr().wait_for_issued(2).await;
     cloud.google().wait_for_issued(2).await;
     daemon

@@ -13,5 +13,6 @@ mod in_vain;
 mod life;
 mod machine;
 mod readers;
+mod reload;
 mod settings;
 mod shared_file;

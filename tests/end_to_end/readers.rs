@@ -180,7 +180,7 @@ impl Chain {
         let old = self.machine.home().join("old.json");
         std::fs::copy(self.machine.docker_config(), &old)?;
         let count = self.cloud.ecr().issued().len();
-        self.daemon.signal(Signal::HUP)?;
+        self.daemon.signal(Signal::USR1)?;
         timeout(LIMIT, self.cloud.ecr().wait_for_issued(count + 1)).await?;
         self.follow()?;
         let auth = self.cloud.ecr().issued().pop().map(|newest| newest.auth());

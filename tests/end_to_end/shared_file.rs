@@ -64,7 +64,7 @@ impl Rush {
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
-                let _ = rustix::process::kill_process(pid, Signal::HUP);
+                let _ = rustix::process::kill_process(pid, Signal::USR1);
                 pause(Duration::from_millis(3)).await;
             }
         });
@@ -128,7 +128,7 @@ async fn logins_of_docker_and_skopeo_beside_a_rush_of_renewals_are_all_kept() ->
     ensure!(lost.is_empty(), "lost: {lost:?}\n{}", machine.docker_config_text()?);
     ensure!(writes > rounds * 20, "only {writes} renewals");
     // And ours is there: what is new is written at once, whatever was before.
-    daemon.signal(Signal::HUP)?;
+    daemon.signal(Signal::USR1)?;
     pause(Duration::from_millis(500)).await;
     let newest = cloud.ecr().issued().pop().context("nothing was issued")?;
     assert_eq!(machine.auth(cloud.ecr_registry().host())?, Some(newest.auth()));

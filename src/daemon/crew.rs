@@ -1,0 +1,274 @@
+//! The loops that run, each with what it was started for: new settings end those that
+//! have no place in them, start what is new, and leave the others alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::credential::{Credential, RegistryHost, Wanted};
+use crate::refresh::{Assignment, Refresh};
+use crate::sources::Origin;
+use crate::status::{Pulse, Status};
+use crate::targets::memory::Remembered;
+use crate::targets::{self, Options, Shared, Target};
+
+/// All loops of a daemon.
+pub(super) struct Crew {
+    pub(super) status: Arc<Status>,
+    clock: Clock,
+    wanted: watch::Sender<Wanted>,
+    /// Makes every issuer be asked now.
+    pub(super) ask: watch::Sender<()>,
+    turns: Arc<Semaphore>,
+    dice: fastrand::Rng,
+    issuers: BTreeMap<Origin, Asked>,
+    files: Vec<Kept>,
+    /// Cancelled when a loop ends that should not.
+    broken: CancellationToken,
+}
+
+/// The loop of one issuer.
+struct Asked {
+    hosts: Vec<RegistryHost>,
+    limit: Duration,
+    task: Task,
+}
+
+/// The loop of one target.
+struct Kept {
+    options: Options,
+    shared: Shared,
+    task: Task,
+}
+
+struct Task {
+    stop: CancellationToken,
+    handle: JoinHandle<()>,
+    pulse: Pulse,
+}
+
+impl Crew {
+    pub(super) fn new(clock: &Clock) -> Self {
+        Self {
+            status: Arc::new(Status::new(clock.clone(), [], [])),
+            clock: clock.clone(),
+            wanted: watch::Sender::new(Wanted::new()),
+            ask: watch::Sender::new(()),
+            turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            dice: fastrand::Rng::new(),
+            issuers: BTreeMap::new(),
+            files: Vec::new(),
+            broken: CancellationToken::new(),
+        }
+    }
+
+    /// Lets the status speak of what the settings name, and of nothing else.
+    fn introduce(&self, settings: &Settings) {
+        let registries = settings.registries.iter();
+        let targets = settings.targets.iter();
+        self.status.follow(
+            registries.map(|registry| (registry.host.clone(), registry.origin.clone())),
+            targets.map(|target| (target.path.clone(), target.reader.as_str())),
+        );
+    }
+
+    /// The parts of a single pass.
+    pub(super) fn once(&mut self, settings: &Settings) -> (Vec<Refresh>, Vec<Target>) {
+        self.introduce(settings);
+        let remembered = remembered(settings);
+        let sources = settings.sources().into_iter();
+        let refreshes =
+            sources.map(|(origin, hosts)| self.refresh(settings, origin, hosts, None)).collect();
+        let targets =
+            settings.targets.iter().map(|options| self.target(settings, options, &remembered));
+        (refreshes, targets.collect())
+    }
+
+    /// Makes the loops those that the settings ask for.
+    pub(super) async fn follow(&mut self, settings: &Settings) {
+        let sources = settings.sources();
+        let mut known = BTreeMap::new();
+        let mut gone_hosts: Vec<RegistryHost> = Vec::new();
+        let issuers = std::mem::take(&mut self.issuers);
+        for (origin, asked) in issuers {
+            let hosts = sources.get(&origin);
+            if hosts == Some(&asked.hosts) && asked.limit == settings.fetch_timeout {
+                self.issuers.insert(origin, asked);
+                continue;
+            }
+            asked.task.end(&self.status).await;
+            let credential =
+                asked.hosts.iter().find_map(|host| self.wanted.borrow().get(host).cloned());
+            known.extend(credential.map(|credential| (origin, credential)));
+            gone_hosts.extend(asked.hosts);
+        }
+        let is_gone = |host: &RegistryHost| {
+            !settings.registries.iter().any(|registry| registry.host == *host)
+        };
+        gone_hosts.retain(is_gone);
+        self.wanted.send_if_modified(|wanted| {
+            let before = wanted.len();
+            wanted.retain(|host, _| !is_gone(host));
+            wanted.len() != before
+        });
+        let is_logged_out = |host: &str| gone_hosts.iter().any(|gone| gone.as_str() == host);
+        for kept in std::mem::take(&mut self.files) {
+            let mut targets = settings.targets.iter();
+            let options = targets.find(|options| options.path == kept.options.path);
+            if options == Some(&kept.options) && settings.shared == kept.shared {
+                log_out(&kept.options, &kept.shared, is_logged_out).await;
+                self.files.push(kept);
+                continue;
+            }
+            let Kept { options: before, shared, task } = kept;
+            task.end(&self.status).await;
+            log_out(&before, &shared, |host| options.is_none() || is_logged_out(host)).await;
+        }
+        self.introduce(settings);
+        let remembered = remembered(settings);
+        for (origin, hosts) in sources {
+            if !self.issuers.contains_key(&origin) {
+                let name = origin.to_string();
+                let recalled = || {
+                    let (targets, clock) = (&settings.targets, &self.clock);
+                    targets::recall(targets, &remembered, &hosts, &name, clock)
+                };
+                let credential = known.remove(&origin).or_else(recalled);
+                let refresh = self.refresh(settings, origin.clone(), hosts.clone(), credential);
+                let asked = self.ask.subscribe();
+                let task = self.spawn(|stop| refresh.run(stop, asked));
+                let limit = settings.fetch_timeout;
+                self.issuers.insert(origin, Asked { hosts, limit, task });
+            }
+        }
+        for options in &settings.targets {
+            if !self.files.iter().any(|kept| kept.options.path == options.path) {
+                let target = self.target(settings, options, &remembered);
+                let task = self.spawn(|stop| target.run(stop));
+                let (options, shared) = (options.clone(), settings.shared.clone());
+                self.files.push(Kept { options, shared, task });
+            }
+        }
+    }
+
+    /// Waits until a loop ends by itself, which none should.
+    pub(super) async fn broken(&self) {
+        self.broken.cancelled().await;
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_cancelled()
+    }
+
+    /// Ends all loops: the targets after the issuers, and they write what these brought.
+    pub(super) async fn end(&mut self) {
+        for asked in self.issuers.values() {
+            asked.task.stop.cancel();
+        }
+        for (_, asked) in std::mem::take(&mut self.issuers) {
+            asked.task.end(&self.status).await;
+        }
+        for kept in &self.files {
+            kept.task.stop.cancel();
+        }
+        for kept in std::mem::take(&mut self.files) {
+            kept.task.end(&self.status).await;
+        }
+    }
+
+    fn refresh(
+        &mut self,
+        settings: &Settings,
+        origin: Origin,
+        hosts: Vec<RegistryHost>,
+        known: Option<Credential>,
+    ) -> Refresh {
+        let assignment = Assignment {
+            source: origin.source(&self.clock),
+            origin,
+            hosts,
+            limit: settings.fetch_timeout,
+            turns: Arc::clone(&self.turns),
+        };
+        let (clock, status) = (self.clock.clone(), Arc::clone(&self.status));
+        let refresh =
+            Refresh::new(assignment, clock, status, self.wanted.clone(), self.dice.fork());
+        match known {
+            Some(credential) => refresh.going_on_with(credential),
+            None => refresh,
+        }
+    }
+
+    fn target(
+        &mut self,
+        settings: &Settings,
+        options: &Options,
+        remembered: &Remembered,
+    ) -> Target {
+        Target::new(
+            options.clone(),
+            settings.shared.clone(),
+            self.clock.clone(),
+            Arc::clone(&self.status),
+            self.wanted.subscribe(),
+            self.dice.fork(),
+        )
+        .remembering(remembered)
+    }
+
+    fn spawn<F>(&self, work: impl FnOnce(CancellationToken) -> F) -> Task
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, pulse) = (CancellationToken::new(), self.status.pulse());
+        let work = pulse.clone().watch(work(stop.clone()));
+        let (is_meant, broken) = (stop.clone(), self.broken.clone().drop_guard());
+        let handle = tokio::spawn(async move {
+            work.await;
+            if is_meant.is_cancelled() {
+                broken.disarm();
+            }
+        });
+        Task { stop, handle, pulse }
+    }
+}
+
+impl Task {
+    /// Ends it in order: a write under way is finished.
+    async fn end(self, status: &Status) {
+        self.stop.cancel();
+        // One that panicked has ended too.
+        let _ = self.handle.await;
+        status.end(&self.pulse);
+    }
+}
+
+/// What was written in earlier runs.
+fn remembered(settings: &Settings) -> Remembered {
+    settings.shared.memory.load().unwrap_or_else(|error| {
+        warn!(%error, "what was written before is not known");
+        Remembered::default()
+    })
+}
+
+/// Takes what we wrote for these hosts out of a target.
+async fn log_out(options: &Options, shared: &Shared, is_gone: impl Fn(&str) -> bool) {
+    let path = options.path.display();
+    match targets::log_out(options, &shared.memory, is_gone).await {
+        Ok(Ok(true)) => info!(target_file = %path, "logged out what the settings no longer name"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => warn!(target_file = %path, %error, "not logged out"),
+        Err(error) => warn!(target_file = %path, %error, "not logged out"),
+    }
+}
+
+/// How many issuers are asked at once; with a thousand registries in as many regions and
+/// accounts it takes seconds, and nobody's limit is run into.
+const MOST_AT_ONCE: usize = 16;

@@ -1,0 +1,131 @@
+//! New settings while it runs, and a machine that is not ready yet.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use freshcreds::status::Verdict as Health;
+use rustix::process::Signal;
+
+use crate::cloud::{Fault, Options};
+use crate::machine::{LIMIT, Machine, ended_with, now, pause, registries};
+
+const FOREIGN: &str = r#"{"auths":{"example.com":{"auth":"c29tZW9uZTplbHNl"}},"x":1}"#;
+
+#[tokio::test]
+async fn a_hangup_fetches_what_is_new_logs_out_what_is_gone_and_leaves_the_rest_alone() -> Result<()>
+{
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    machine.put_docker_config(FOREIGN)?;
+    let all = registries(&cloud);
+    let (ecr, google) = all.split_at(all.rfind("[[registry]]").context("only one registry")?);
+    let (ecr_host, google_host) = (cloud.ecr_registry().host(), cloud.google_registry().host());
+    machine.settings(ecr)?;
+    let mut daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    let first = machine.auth(ecr_host)?.context("not written")?;
+    assert!(machine.auth(google_host)?.is_none());
+
+    // A further registry and a further file.
+    let other = machine.home().join("other.json");
+    machine.settings(&all)?;
+    machine.target_settings(&machine.docker_config(), "")?;
+    machine.target_settings(&other, "")?;
+    daemon.signal(Signal::HUP)?;
+    let report = daemon
+        .wait_for(|report| report.checks.targets.len() == 2 && report.status == Health::Pass)
+        .await?;
+    assert_eq!(report.checks.credentials.len(), 2);
+    assert!(machine.auth(google_host)?.is_some());
+    assert!(std::fs::read_to_string(&other)?.contains(&first));
+    assert_eq!(cloud.ecr().issued().len(), 1, "what is unchanged is not fetched again");
+
+    // Both gone again, the first registry too.
+    machine.settings(google)?;
+    daemon.signal(Signal::HUP)?;
+    daemon
+        .wait_for(|report| report.checks.targets.len() == 1 && report.status == Health::Pass)
+        .await?;
+    assert!(machine.auth(ecr_host)?.is_none(), "{}", machine.docker_config_text()?);
+    assert!(machine.auth(google_host)?.is_some());
+    assert!(machine.auth("example.com")?.is_some());
+    assert!(!std::fs::read_to_string(&other)?.contains("auth\""));
+    assert_eq!((cloud.ecr().issued().len(), cloud.google().issued().len()), (1, 1));
+    assert_eq!(daemon.stop().await?.0, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_mean_nothing_change_nothing_and_are_reported() -> Result<()> {
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    let daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    machine.settings("registrys = []\n")?;
+    daemon.signal(Signal::HUP)?;
+    let report = daemon.wait_for(|report| report.status == Health::Warn).await?;
+    ensure!(report.is_ready(), "the old settings are still good");
+    let said = report.output.join("\n");
+    ensure!(said.contains("registrys") && said.contains("the old ones stay"), "{said}");
+    let calls = cloud.ecr().issued().len();
+    machine.settings(&registries(&cloud))?;
+    daemon.signal(Signal::HUP)?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    assert_eq!(cloud.ecr().issued().len(), calls);
+    Ok(())
+}
+
+#[tokio::test]
+async fn once_waits_for_a_cloud_that_comes_later() -> Result<()> {
+    let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    cloud.ecr().break_with(Fault::HangUp);
+    let started = now();
+    let waiting = machine.freshcreds(&["once", "--wait", "30s"]);
+    let healing = async {
+        pause(Duration::from_secs(8)).await;
+        cloud.ecr().mend();
+    };
+    let (done, ()) = tokio::join!(waiting, healing);
+    ended_with(&done?, 0)?;
+    let took = now().duration_since(started)?;
+    ensure!(took > Duration::from_secs(7) && took < LIMIT / 2, "it took {took:?}");
+    assert!(machine.auth(cloud.ecr_registry().host())?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_says_that_it_waits_and_is_ready_soon_after_the_cloud_is_there() -> Result<()> {
+    let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    cloud.ecr().break_with(Fault::HangUp);
+    let daemon = machine.daemon().await?;
+    let report = daemon
+        .wait_for(|report| report.output.join("\n").contains("waiting for a credential"))
+        .await?;
+    ensure!(!report.is_ready());
+    pause(Duration::from_secs(8)).await;
+    cloud.ecr().mend();
+    let there = now();
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    let took = now().duration_since(there)?;
+    ensure!(took < Duration::from_secs(4), "ready {took:?} after the cloud was");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_for_longer_than_its_token_lived_renews_at_once() -> Result<()> {
+    let life = Duration::from_secs(6);
+    let options = Options { ecr_life: life, google_life: life, ..Options::default() };
+    let (machine, _cloud) = Machine::in_cloud(options).await?;
+    let daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    daemon.signal(Signal::STOP)?;
+    pause(Duration::from_secs(8)).await;
+    daemon.signal(Signal::CONT)?;
+    let woken = now();
+    // Whatever it answers first is true: the token in the file has expired.
+    let first = daemon.get("/readyz").await?;
+    let has_renewed = daemon.report().await?.is_ready();
+    ensure!(first.starts_with("HTTP/1.1 503") || has_renewed, "{first}");
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    let took = now().duration_since(woken)?;
+    ensure!(took < Duration::from_secs(2), "ready {took:?} after it was woken");
+    Ok(())
+}
