@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -89,8 +90,14 @@ pub struct OnceArguments {
 
     /// How long to wait for credentials that cannot be had at once, as in 2m: at a machine's
     /// start, the network and the identity may come later
-    #[arg(long, value_name = "DURATION", default_value = "0s", env = "FRESHCREDS_WAIT")]
-    pub wait: humantime::Duration,
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        env = "FRESHCREDS_WAIT",
+        value_parser = duration
+    )]
+    pub wait: Duration,
 }
 
 /// How to show the status.
@@ -124,6 +131,11 @@ pub struct Common {
     /// fetch nothing [default: the one that systemd gives, else ~/.local/state/freshcreds]
     #[arg(long, value_name = "FOLDER", env = "FRESHCREDS_STATE", global = true)]
     pub state: Option<PathBuf>,
+
+    /// Whether to ask each registry if it takes its credential, before that is written and every
+    /// quarter of an hour: true or false [default: true for `once`, false for `run`]
+    #[arg(long, value_name = "BOOL", env = "FRESHCREDS_VERIFY", global = true)]
+    pub verify: Option<String>,
 
     /// Where the health endpoint listens, or `off` [default: 127.0.0.1:8099]
     #[arg(long, value_name = "ADDRESS:PORT", env = "FRESHCREDS_LISTEN", global = true)]
@@ -181,10 +193,16 @@ impl Common {
             registries: hosts.iter().flat_map(split).collect(),
             docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),
             state: self.state.clone().filter(|path| !path.as_os_str().is_empty()),
+            verify: self.verify.clone().filter(|text| !text.is_empty()),
             state_folder: state_folder(std::env::var_os("STATE_DIRECTORY").as_deref()),
             docker_auth_config: std::env::var("DOCKER_AUTH_CONFIG").ok().map(SecretString::from),
         }
     }
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    // As above: nothing is nothing.
+    if text.is_empty() { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
 }
 
 /// The first folder of those that a unit's `StateDirectory=` names.

@@ -16,6 +16,7 @@ pub mod credential;
 
 pub mod clock;
 
+pub mod registry;
 pub mod sources;
 
 pub mod schedule;

@@ -54,7 +54,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             Command::Once(arguments) => {
                 let hosts = &arguments.hosts.hosts;
                 let settings = Settings::new(&common.options(hosts), &file).map_err(wrong)?;
-                let report = daemon::once(&settings, &clock, *arguments.wait).await?;
+                let report = daemon::once(&settings, &clock, arguments.wait).await?;
                 Ok(tell_troubles(&report))
             }
             Command::Logout => logout(common, &file).await,

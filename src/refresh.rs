@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
+use crate::registry::{Answer, Verifier};
 use crate::schedule::{self, Failure, Issuer, Kind, Next};
 use crate::sources::{FetchError, Minted, Origin, Source};
-use crate::status::{Failing, Status};
+use crate::status::{Failing, Status, Verified};
 
 /// Who is asked, and for whom.
 pub struct Assignment {
@@ -26,6 +28,8 @@ pub struct Assignment {
     pub limit: Duration,
     /// How many issuers may be asked at once.
     pub turns: Arc<Semaphore>,
+    /// Who asks the registries whether they take it, if they are to be asked.
+    pub verifier: Option<Arc<dyn Verifier>>,
 }
 
 /// Fetches the credential that some registries share, and fetches it again.
@@ -42,6 +46,10 @@ pub struct Refresh {
     failures: u32,
     /// Whether the issuer caches, as its last answer said.
     is_cached: bool,
+    /// When to ask the registries again.
+    verify_at: SystemTime,
+    /// How many tokens in a row a registry has refused.
+    rejections: u32,
 }
 
 impl Refresh {
@@ -55,6 +63,7 @@ impl Refresh {
         mut dice: fastrand::Rng,
     ) -> Self {
         let first = schedule::at_start(clock.now(), dice.f64());
+        let verify_at = clock.now() + NEVER;
         Self {
             assignment,
             clock,
@@ -65,6 +74,8 @@ impl Refresh {
             first,
             failures: 0,
             is_cached: false,
+            verify_at,
+            rejections: 0,
         }
     }
 
@@ -86,6 +97,9 @@ impl Refresh {
         self.publish(&credential);
         self.current = Some(credential);
         self.first = next;
+        if self.assignment.verifier.is_some() {
+            self.verify_at = now;
+        }
         info!(
             origin = %self.assignment.origin,
             expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
@@ -105,6 +119,17 @@ impl Refresh {
                 () = stop.cancelled() => return,
                 Ok(()) = asked.changed() => {}
                 () = self.clock.sleep_until(next.at) => {}
+                () = self.clock.sleep_until(self.verify_at) => {
+                    let verifying = async {
+                        if self.is_taken().await { next } else { self.fetch().await.1 }
+                    };
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        after = verifying => next = after,
+                    }
+                    continue;
+                }
             }
             tokio::select! {
                 biased;
@@ -137,7 +162,12 @@ impl Refresh {
 
     /// Asks once, publishes what came, and says when to ask again.
     async fn fetch(&mut self) -> (Result<(), FetchError>, Next) {
-        match self.ask().await {
+        let asked = self.ask().await;
+        let asked = match asked {
+            Ok(minted) => self.verified(minted).await,
+            Err(error) => Err(error),
+        };
+        match asked {
             Ok(minted) => (Ok(()), self.succeeded(minted)),
             Err(error) => {
                 let next = self.failed(&error);
@@ -166,6 +196,69 @@ impl Refresh {
         let took = self.clock.monotonic().saturating_sub(started);
         self.status.metrics.fetched(self.assignment.origin.kind().as_str(), took);
         result
+    }
+
+    /// Lets through what no registry refuses. What one of them refuses is not published:
+    /// what stands in the targets is as good at least.
+    async fn verified(&mut self, minted: Minted) -> Result<Minted, FetchError> {
+        self.verify_at = match self.assignment.verifier {
+            Some(_) => self.clock.tick_after(VERIFY_EVERY),
+            None => self.clock.now() + NEVER,
+        };
+        let refusals = self.refusals(&minted.credential).await;
+        let Some((host, detail)) = refusals.into_iter().next() else {
+            self.rejections = 0;
+            return Ok(minted);
+        };
+        self.rejections = self.rejections.saturating_add(1);
+        if let Some(current) = self.current.clone() {
+            // It is this one that stands there, and that the status has to speak of.
+            self.refusals(&current).await;
+        }
+        // Once more at once, and then not before somebody may have done something.
+        Err(FetchError::Rejected { host, detail, is_again: self.rejections > 1 })
+    }
+
+    /// Whether no registry refuses what was published.
+    async fn is_taken(&mut self) -> bool {
+        self.verify_at = self.clock.tick_after(VERIFY_EVERY);
+        let Some(credential) = self.current.clone() else { return true };
+        let refusals = self.refusals(&credential).await;
+        for (host, detail) in &refusals {
+            warn!(%host, detail, "the registry refuses the credential");
+        }
+        refusals.is_empty()
+    }
+
+    /// Asks every registry, some at once.
+    async fn refusals(&self, credential: &Credential) -> Vec<(RegistryHost, String)> {
+        let mut refusals = Vec::new();
+        let Some(verifier) = &self.assignment.verifier else { return refusals };
+        for hosts in self.assignment.hosts.chunks(VERIFIED_AT_ONCE) {
+            let mut asking = JoinSet::new();
+            for host in hosts {
+                let (verifier, credential) = (Arc::clone(verifier), credential.clone());
+                let host = host.clone();
+                asking.spawn(async move {
+                    let answer = verifier.ask(&host, &credential).await;
+                    (host, answer)
+                });
+            }
+            while let Some(asked) = asking.join_next().await {
+                // Only a panic gets here, which ends the program where it is released.
+                let Ok((host, answer)) = asked else { continue };
+                match &answer {
+                    Answer::Taken => {}
+                    Answer::Refused { detail } => refusals.push((host.clone(), detail.clone())),
+                    Answer::Unknown { detail } => {
+                        debug!(%host, detail, "the registry could not be asked");
+                    }
+                }
+                let heard = Verified { at: self.clock.now(), answer };
+                self.status.set_registry(&host, |registry| registry.verified = Some(heard));
+            }
+        }
+        refusals
     }
 
     fn succeeded(&mut self, minted: Minted) -> Next {
@@ -273,6 +366,15 @@ impl Refresh {
 
 const SUCCESS: &str = "success";
 const SAME_TOKEN: &str = "same_token";
+
+/// How often the registries are asked whether they still take what was published.
+const VERIFY_EVERY: Duration = Duration::from_mins(15);
+
+/// How many registries are asked at once.
+const VERIFIED_AT_ONCE: usize = 16;
+
+/// Longer than any token lives.
+const NEVER: Duration = Duration::from_hours(24 * 365);
 
 /// The most that an issuer on the machine itself takes.
 const LONGEST_CACHED: Duration = Duration::from_secs(10);

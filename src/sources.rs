@@ -242,6 +242,19 @@ pub enum FetchError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A token that the registry itself does not take.
+    #[error(
+        "{host} refuses the token that its issuer has just given ({detail}): the identity may not \
+         be allowed to use this registry, or it is another account's"
+    )]
+    Rejected {
+        /// Who said no.
+        host: RegistryHost,
+        /// In the words of HTTP.
+        detail: String,
+        /// Whether a further token was refused as well.
+        is_again: bool,
+    },
     /// A token that no registry takes any more.
     #[error(
         "{service} gave a token that had expired already, at {}: \
@@ -270,6 +283,7 @@ impl FetchError {
             Self::Unreachable { .. } => "unreachable",
             Self::TimedOut { .. } => "timeout",
             Self::BadAnswer { .. } => "bad_answer",
+            Self::Rejected { .. } => "rejected",
             Self::ExpiredAnswer { .. } => "expired_answer",
         }
     }
@@ -278,7 +292,12 @@ impl FetchError {
     /// something about it. It is still asked again, only more slowly.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Denied { .. } | Self::BadCredentials { .. })
+        matches!(
+            self,
+            Self::Denied { .. }
+                | Self::BadCredentials { .. }
+                | Self::Rejected { is_again: true, .. }
+        )
     }
 
     /// Whether it is as on a machine that has just been started: what is missing may

@@ -22,6 +22,7 @@ pub use self::report::{
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::metrics::Metrics;
+use crate::registry::Answer;
 use crate::schedule::Next;
 use crate::sources::{Origin, Skew};
 
@@ -58,6 +59,15 @@ pub(crate) struct Registry {
     /// The last failure, until a fetch succeeds.
     pub(crate) failing: Option<Failing>,
     pub(crate) next: Option<Next>,
+    /// What the registry itself said to the credential, if it was asked.
+    pub(crate) verified: Option<Verified>,
+}
+
+/// What a registry said to its credential.
+#[derive(Clone, Debug)]
+pub(crate) struct Verified {
+    pub(crate) at: SystemTime,
+    pub(crate) answer: Answer,
 }
 
 /// What is known about a target.
@@ -128,6 +138,7 @@ impl Registry {
             last_attempt: None,
             failing: None,
             next: None,
+            verified: None,
         }
     }
 }

@@ -349,6 +349,7 @@ async fn year(seed: u64, folder: &Path, most_lives: u32) -> Result<Figures> {
         source: Box::new(Asked { world: Arc::clone(&world), clock: clock.clone() }),
         limit: LIMIT,
         turns: Arc::new(Semaphore::new(1)),
+        verifier: None,
     };
     let refresh = Refresh::new(
         assignment,

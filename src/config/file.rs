@@ -24,6 +24,8 @@ pub struct File {
     pub state: Option<PathBuf>,
     /// `leave` or `remove`.
     pub expired_entries: Option<String>,
+    /// Whether the registries are asked if they take the credentials.
+    pub verify: Option<bool>,
     /// Registries whose names say what they are.
     pub registries: Option<Vec<String>>,
     /// Registries whose names do not.
@@ -185,7 +187,7 @@ mod tests {
         assert!(file.fetch_timeout.is_some());
         assert!(file.registries.is_some());
         assert!(file.registry.iter().any(|table| table.kind.is_some() && table.region.is_some()));
-        assert!(file.state.is_some() && file.expired_entries.is_some());
+        assert!(file.state.is_some() && file.expired_entries.is_some() && file.verify.is_some());
         let table = &file.target[0];
         assert!(table.reader.is_some() && table.write.is_some() && table.hidden.is_some());
         assert!(table.owner.is_some() && table.group.is_some() && table.mode.is_some());

@@ -28,6 +28,9 @@ pub struct Settings {
     pub shared: Shared,
     /// How long an issuer may take.
     pub fetch_timeout: Duration,
+    /// Whether the registries are asked if they take the credentials; if it is not said,
+    /// the command decides.
+    pub verify: Option<bool>,
 }
 
 /// A registry, and where its credentials come from.
@@ -54,6 +57,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// The folder that systemd made for it (`STATE_DIRECTORY`).
     pub state_folder: Option<PathBuf>,
+    /// Whether the registries are asked if they take the credentials.
+    pub verify: Option<String>,
     /// What `DOCKER_AUTH_CONFIG` says.
     pub docker_auth_config: Option<SecretString>,
 }
@@ -71,6 +76,7 @@ impl Settings {
             targets: targets(options, file)?,
             shared: shared(options, file)?,
             fetch_timeout: fetch_timeout(file)?,
+            verify: verify(options, file)?,
         })
     }
 
@@ -262,6 +268,18 @@ fn registries(options: &Options, file: &File) -> Result<Vec<Registry>, BadSettin
         return Err(BadSettings::NoRegistry);
     }
     Ok(registries)
+}
+
+fn verify(options: &Options, file: &File) -> Result<Option<bool>, BadSettings> {
+    match options.verify.as_deref() {
+        None => Ok(file.verify),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(text) => {
+            let (key, text, known) = ("verify", text.to_owned(), "`true`, `false`");
+            Err(BadSettings::Word { key, text, known })
+        }
+    }
 }
 
 fn described_registry(table: &RegistryTable) -> Result<Registry, BadSettings> {

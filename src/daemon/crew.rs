@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost, Wanted};
 use crate::refresh::{Assignment, Refresh};
+use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
 use crate::status::{Pulse, Status};
 use crate::targets::memory::Remembered;
@@ -27,6 +28,7 @@ pub(super) struct Crew {
     /// Makes every issuer be asked now.
     pub(super) ask: watch::Sender<()>,
     turns: Arc<Semaphore>,
+    verifier: Arc<Registries>,
     dice: fastrand::Rng,
     issuers: BTreeMap<Origin, Asked>,
     files: Vec<Kept>,
@@ -38,6 +40,7 @@ pub(super) struct Crew {
 struct Asked {
     hosts: Vec<RegistryHost>,
     limit: Duration,
+    is_verified: bool,
     task: Task,
 }
 
@@ -62,6 +65,7 @@ impl Crew {
             wanted: watch::Sender::new(Wanted::new()),
             ask: watch::Sender::new(()),
             turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            verifier: Arc::default(),
             dice: fastrand::Rng::new(),
             issuers: BTreeMap::new(),
             files: Vec::new(),
@@ -83,9 +87,12 @@ impl Crew {
     pub(super) fn once(&mut self, settings: &Settings) -> (Vec<Refresh>, Vec<Target>) {
         self.introduce(settings);
         let remembered = remembered(settings);
+        // Whoever runs it once looks at its exit code, and at nothing later.
+        let is_verified = settings.verify.unwrap_or(true);
         let sources = settings.sources().into_iter();
-        let refreshes =
-            sources.map(|(origin, hosts)| self.refresh(settings, origin, hosts, None)).collect();
+        let refreshes = sources
+            .map(|(origin, hosts)| self.refresh(settings, origin, hosts, is_verified, None))
+            .collect();
         let targets =
             settings.targets.iter().map(|options| self.target(settings, options, &remembered));
         (refreshes, targets.collect())
@@ -94,12 +101,14 @@ impl Crew {
     /// Makes the loops those that the settings ask for.
     pub(super) async fn follow(&mut self, settings: &Settings) {
         let sources = settings.sources();
+        let is_verified = settings.verify.unwrap_or(false);
         let mut known = BTreeMap::new();
         let mut gone_hosts: Vec<RegistryHost> = Vec::new();
         let issuers = std::mem::take(&mut self.issuers);
         for (origin, asked) in issuers {
             let hosts = sources.get(&origin);
-            if hosts == Some(&asked.hosts) && asked.limit == settings.fetch_timeout {
+            let is_same = asked.limit == settings.fetch_timeout && asked.is_verified == is_verified;
+            if hosts == Some(&asked.hosts) && is_same {
                 self.issuers.insert(origin, asked);
                 continue;
             }
@@ -141,11 +150,12 @@ impl Crew {
                     targets::recall(targets, &remembered, &hosts, &name, clock)
                 };
                 let credential = known.remove(&origin).or_else(recalled);
-                let refresh = self.refresh(settings, origin.clone(), hosts.clone(), credential);
+                let (whom, all) = (origin.clone(), hosts.clone());
+                let refresh = self.refresh(settings, whom, all, is_verified, credential);
                 let asked = self.ask.subscribe();
                 let task = self.spawn(|stop| refresh.run(stop, asked));
                 let limit = settings.fetch_timeout;
-                self.issuers.insert(origin, Asked { hosts, limit, task });
+                self.issuers.insert(origin, Asked { hosts, limit, is_verified, task });
             }
         }
         for options in &settings.targets {
@@ -188,6 +198,7 @@ impl Crew {
         settings: &Settings,
         origin: Origin,
         hosts: Vec<RegistryHost>,
+        is_verified: bool,
         known: Option<Credential>,
     ) -> Refresh {
         let assignment = Assignment {
@@ -196,6 +207,7 @@ impl Crew {
             hosts,
             limit: settings.fetch_timeout,
             turns: Arc::clone(&self.turns),
+            verifier: is_verified.then(|| Arc::clone(&self.verifier) as Arc<dyn Verifier>),
         };
         let (clock, status) = (self.clock.clone(), Arc::clone(&self.status));
         let refresh =

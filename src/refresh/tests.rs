@@ -59,7 +59,8 @@ impl Bench {
         let limit = Duration::from_secs(30);
         let turns = Arc::new(Semaphore::new(1));
         let origin = Origin::Google;
-        let assignment = Assignment { origin, hosts: vec![host()], source, limit, turns };
+        let assignment =
+            Assignment { origin, hosts: vec![host()], source, limit, turns, verifier: None };
         let dice = fastrand::Rng::with_seed(7);
         let refresh =
             Refresh::new(assignment, clock.clone(), Arc::clone(&status), wanted.clone(), dice);
@@ -308,4 +309,92 @@ async fn a_signal_fetches_now_and_a_stop_ends_even_a_fetch_under_way() {
     clock.sleep(Duration::from_secs(1)).await;
     stop.cancel();
     loops.await.unwrap();
+}
+
+/// A registry that says what the test makes up of a token.
+struct Door(Box<dyn Fn(&str) -> Answer + Send + Sync>);
+
+impl Verifier for Door {
+    fn ask<'a>(
+        &'a self,
+        _: &'a RegistryHost,
+        credential: &'a Credential,
+    ) -> crate::registry::Asking<'a> {
+        use secrecy::ExposeSecret;
+        let answer = (self.0)(credential.secret().expose_secret());
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+fn refused() -> Answer {
+    Answer::Refused { detail: "HTTP 401".to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_registry_refuses_is_not_published_and_another_is_fetched_at_once() {
+    let mut serial = 0;
+    let mut bench = Bench::new(move |now| {
+        serial += 1;
+        Ok(mint(&format!("{serial}"), now, TWELVE_HOURS, Issuer::Minting))
+    });
+    let door = Door(Box::new(|word| if word == "1" { refused() } else { Answer::Taken }));
+    bench.refresh.assignment.verifier = Some(Arc::new(door));
+    let (result, next) = bench.refresh.fetch().await;
+    assert_eq!(result.unwrap_err().kind(), "rejected");
+    assert!(bench.wanted.borrow().is_empty());
+    assert!(next.at <= bench.clock.now() + Duration::from_secs(2));
+    let check = bench.status.report().checks.credentials.remove(0);
+    assert_eq!(check.verification.as_deref(), Some("refused"));
+    bench.refresh.fetch().await.0.unwrap();
+    assert!(!bench.has_expired());
+    let check = bench.status.report().checks.credentials.remove(0);
+    assert_eq!(check.verification.as_deref(), Some("taken"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_refuses_every_token_is_asked_slowly_and_the_old_one_stays() {
+    let is_shut = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let shut = Arc::clone(&is_shut);
+    let mut serial = 0;
+    let mut bench = Bench::new(move |now| {
+        serial += 1;
+        Ok(mint(&format!("{serial}"), now, TWELVE_HOURS, Issuer::Minting))
+    });
+    let door = Door(Box::new(move |_| {
+        if shut.load(std::sync::atomic::Ordering::Relaxed) { refused() } else { Answer::Taken }
+    }));
+    bench.refresh.assignment.verifier = Some(Arc::new(door));
+    bench.refresh.fetch().await.0.unwrap();
+    is_shut.store(true, std::sync::atomic::Ordering::Relaxed);
+    let status = Arc::clone(&bench.status);
+    let (clock, calls, wanted) =
+        (bench.clock.clone(), Arc::clone(&bench.calls), bench.wanted.clone());
+    let (stop, (_ask, asked)) = (CancellationToken::new(), watch::channel(()));
+    let now = bench.clock.now();
+    bench.refresh.first = Next { at: now + TWELVE_HOURS / 2, reason: Reason::HalfLife };
+    let loops = tokio::spawn(bench.refresh.run(stop.clone(), asked));
+    // The registry is asked every quarter of an hour: that is when it comes out.
+    clock.sleep(Duration::from_mins(17)).await;
+    let check = status.report().checks.credentials.remove(0);
+    assert_eq!(check.verification.as_deref(), Some("refused"));
+    assert!(check.output.unwrap().contains("the registry refuses"));
+    let first = calls.lock().unwrap().len();
+    clock.sleep(Duration::from_hours(1)).await;
+    let more = calls.lock().unwrap().len() - first;
+    assert!((10..=40).contains(&more), "{more} calls in an hour");
+    let word = secrecy::ExposeSecret::expose_secret(wanted.borrow()[&host()].secret()).to_owned();
+    assert_eq!(word, "1", "what stands there is as good at least");
+    stop.cancel();
+    loops.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_cannot_be_asked_changes_nothing() {
+    let mut bench = Bench::new(|now| Ok(mint("1", now, TWELVE_HOURS, Issuer::Minting)));
+    let door = Door(Box::new(|_| Answer::Unknown { detail: "down".to_owned() }));
+    bench.refresh.assignment.verifier = Some(Arc::new(door));
+    bench.refresh.fetch().await.0.unwrap();
+    assert!(!bench.has_expired());
+    let check = bench.status.report().checks.credentials.remove(0);
+    assert_eq!(check.verification.as_deref(), Some("unknown"));
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failing, Registry, State, Target};
+use super::{Failing, Registry, State, Target, Verified};
 use crate::clock::Clock;
 use crate::credential::RegistryHost;
+use crate::registry::Answer;
 use crate::schedule::Reason;
 use crate::sources::Skew;
 
@@ -108,6 +109,13 @@ pub struct CredentialReport {
     /// Why then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_refresh_reason: Option<String>,
+    /// What the registry itself said to the credential, if it was asked: `taken`, `refused`
+    /// or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<String>,
+    /// When it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<String>,
     /// Why it is not ready; absent if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -284,6 +292,15 @@ fn credential(
         last_error: registry.failing.as_ref().map(|failing| trouble(failing, now)),
         next_refresh: registry.next.map(|next| now.show(next.at)),
         next_refresh_reason: registry.next.map(|next| next.reason.to_string()),
+        verification: registry.verified.as_ref().map(|verified| {
+            match verified.answer {
+                Answer::Taken => "taken",
+                Answer::Refused { .. } => "refused",
+                Answer::Unknown { .. } => "unknown",
+            }
+            .to_owned()
+        }),
+        verified: registry.verified.as_ref().map(|verified| now.show(verified.at)),
         output,
     }
 }
@@ -312,6 +329,9 @@ fn why_not_ready(
             "the credential expired {} ago",
             humantime::format_duration(Duration::from_secs(ago.as_secs()))
         ));
+    }
+    if let Some(Verified { answer: Answer::Refused { detail }, .. }) = &registry.verified {
+        return Some(format!("the registry refuses the credential ({detail})"));
     }
     targets.iter().find_map(|target| {
         let path = target.path.display();

@@ -129,3 +129,36 @@ async fn a_process_that_was_stopped_for_longer_than_its_token_lived_renews_at_on
     ensure!(took < Duration::from_secs(2), "ready {took:?} after it was woken");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_token_that_its_registry_refuses_is_not_written_and_not_called_ready() -> Result<()> {
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    machine.put_docker_config(FOREIGN)?;
+    // Another account's registry: it takes Google's tokens, and no others.
+    let foreign = cloud.google_registry().host();
+    let settings =
+        format!("[[registry]]\nhost = \"{foreign}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n");
+    machine.settings(&settings)?;
+    let done = machine.freshcreds(&["once"]).await?;
+    ended_with(&done, 1)?;
+    ensure!(done.stderr.contains("\"kind\":\"rejected\""), "{}", done.stderr);
+    ensure!(cloud.ecr().issued().len() >= 2, "another token was tried");
+    assert_eq!(machine.docker_config_text()?, FOREIGN);
+    // Who does not ask cannot know.
+    ended_with(&machine.freshcreds(&["once", "--verify", "false"]).await?, 0)?;
+    assert!(machine.auth(foreign)?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_its_registry_takes_is_said_to_be_taken() -> Result<()> {
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    machine.set("FRESHCREDS_VERIFY", "true");
+    let daemon = machine.daemon().await?;
+    let report = daemon.wait_for(|report| report.status == Health::Pass).await?;
+    for check in &report.checks.credentials {
+        assert_eq!(check.verification.as_deref(), Some("taken"), "{check:?}");
+    }
+    assert_eq!(cloud.ecr().issued().len(), 1);
+    Ok(())
+}
