@@ -325,10 +325,12 @@ impl Refresh {
         let life = self.current.as_ref().map(Credential::lifetime);
         let failure = Failure {
             count: self.failures,
-            kind: match self.current {
-                _ if error.is_lasting() => Kind::Lasting,
-                None if error.may_be_early() => Kind::NotThereYet,
-                _ => Kind::Passing,
+            kind: if error.is_lasting() {
+                Kind::Lasting
+            } else if error.may_be_early() && life.is_none_or(|life| life.is_over(now)) {
+                Kind::NotThereYet
+            } else {
+                Kind::Passing
             },
             is_cached: self.is_cached,
             retry_after: error.retry_after(),

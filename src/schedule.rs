@@ -143,8 +143,9 @@ pub enum Kind {
     Passing,
     /// It will be the same until a person acts.
     Lasting,
-    /// There never was a token, and what is missing may come any moment: a machine that
-    /// boots has neither a network nor an identity at first.
+    /// There is no token, and what is missing may come any moment: a machine that boots, or
+    /// that was cut off, has neither a network nor an identity at first. Asking costs nobody
+    /// anything, since nobody is asked.
     NotThereYet,
 }
 
@@ -174,7 +175,7 @@ pub fn after_failure(
         Kind::NotThereYet if failure.count <= MOST_FAST_TRIES => {
             (SHORTEST_RETRY, FIRST_CEILING, Reason::Waiting)
         }
-        Kind::NotThereYet => (SHORTEST_RETRY, EXPIRED_CEILING, Reason::Waiting),
+        Kind::NotThereYet => (SHORTEST_RETRY, WAITING_CEILING, Reason::Waiting),
         Kind::Passing if left.is_zero() => {
             (SHORTEST_RETRY, doubled.min(EXPIRED_CEILING), Reason::Retry)
         }
@@ -242,6 +243,7 @@ const FIRST_CEILING: Duration = Duration::from_secs(2);
 const LOWEST_CEILING: Duration = Duration::from_secs(1);
 const HIGHEST_CEILING: Duration = Duration::from_mins(1);
 const EXPIRED_CEILING: Duration = Duration::from_secs(30);
+const WAITING_CEILING: Duration = Duration::from_secs(10);
 const CACHED_CEILING: Duration = Duration::from_secs(10);
 const MOST_DOUBLINGS: u32 = 10;
 const SHARES_OF_LIFE_LEFT: u32 = 16;

@@ -402,9 +402,9 @@ fn stated_calls(issuer: Issuer, life: Duration, length: Duration, figures: &Figu
         Issuer::Minting => length.as_secs_f64() / (life.as_secs_f64() * 0.45),
         Issuer::Caching => length.as_secs_f64() / (life.as_secs_f64() - 300.0) * 21.0,
     };
-    // While it is not: one in ten seconds in the mean, and a handful at the start of
+    // While it is not: one in five seconds in the mean, and a handful at the start of
     // each fault, and while the end of a token comes close.
-    let foul = figures.down.as_secs_f64() / 10.0;
+    let foul = figures.down.as_secs_f64() / 5.0;
     let faults = u32::try_from(figures.faults).unwrap_or(u32::MAX);
     let renewals = u32::try_from(figures.renewals).unwrap_or(u32::MAX);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a year's calls")]

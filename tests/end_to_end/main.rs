@@ -16,3 +16,4 @@ mod readers;
 mod reload;
 mod settings;
 mod shared_file;
+mod time;

@@ -110,27 +110,6 @@ async fn a_daemon_says_that_it_waits_and_is_ready_soon_after_the_cloud_is_there(
 }
 
 #[tokio::test]
-async fn a_process_that_was_stopped_for_longer_than_its_token_lived_renews_at_once() -> Result<()> {
-    let life = Duration::from_secs(6);
-    let options = Options { ecr_life: life, google_life: life, ..Options::default() };
-    let (machine, _cloud) = Machine::in_cloud(options).await?;
-    let daemon = machine.daemon().await?;
-    daemon.wait_for(|report| report.status == Health::Pass).await?;
-    daemon.signal(Signal::STOP)?;
-    pause(Duration::from_secs(8)).await;
-    daemon.signal(Signal::CONT)?;
-    let woken = now();
-    // Whatever it answers first is true: the token in the file has expired.
-    let first = daemon.get("/readyz").await?;
-    let has_renewed = daemon.report().await?.is_ready();
-    ensure!(first.starts_with("HTTP/1.1 503") || has_renewed, "{first}");
-    daemon.wait_for(|report| report.status == Health::Pass).await?;
-    let took = now().duration_since(woken)?;
-    ensure!(took < Duration::from_secs(2), "ready {took:?} after it was woken");
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_token_that_its_registry_refuses_is_not_written_and_not_called_ready() -> Result<()> {
     let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
     machine.put_docker_config(FOREIGN)?;
