@@ -53,7 +53,7 @@ pub async fn run(
     let serving = bound.map(|bound| {
         info!(address = %bound.address(), "listening");
         let (status, clock) = (Arc::clone(&status), clock.clone());
-        tokio::spawn(bound.serve(status, clock, stop_serving.clone()))
+        crew.watch(&stop_serving, bound.serve(status, clock, stop_serving.clone()))
     });
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;

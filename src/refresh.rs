@@ -46,8 +46,8 @@ pub struct Refresh {
     failures: u32,
     /// Whether the issuer caches, as its last answer said.
     is_cached: bool,
-    /// When to ask the registries again.
-    verify_at: SystemTime,
+    /// When to ask the registries again, if they are to be asked.
+    verify_at: Option<SystemTime>,
     /// How many tokens in a row a registry has refused.
     rejections: u32,
 }
@@ -63,7 +63,6 @@ impl Refresh {
         mut dice: fastrand::Rng,
     ) -> Self {
         let first = schedule::at_start(clock.now(), dice.f64());
-        let verify_at = clock.now() + NEVER;
         Self {
             assignment,
             clock,
@@ -74,7 +73,7 @@ impl Refresh {
             first,
             failures: 0,
             is_cached: false,
-            verify_at,
+            verify_at: None,
             rejections: 0,
         }
     }
@@ -97,9 +96,7 @@ impl Refresh {
         self.publish(&credential);
         self.current = Some(credential);
         self.first = next;
-        if self.assignment.verifier.is_some() {
-            self.verify_at = now;
-        }
+        self.verify_at = self.assignment.verifier.is_some().then_some(now);
         info!(
             origin = %self.assignment.origin,
             expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
@@ -119,7 +116,7 @@ impl Refresh {
                 () = stop.cancelled() => return,
                 Ok(()) = asked.changed() => {}
                 () = self.clock.sleep_until(next.at) => {}
-                () = self.clock.sleep_until(self.verify_at) => {
+                () = self.time_to_verify() => {
                     let verifying = async {
                         if self.is_taken().await { next } else { self.fetch().await.1 }
                     };
@@ -201,10 +198,7 @@ impl Refresh {
     /// Lets through what no registry refuses. What one of them refuses is not published:
     /// what stands in the targets is as good at least.
     async fn verified(&mut self, minted: Minted) -> Result<Minted, FetchError> {
-        self.verify_at = match self.assignment.verifier {
-            Some(_) => self.clock.tick_after(VERIFY_EVERY),
-            None => self.clock.now() + NEVER,
-        };
+        self.verify_later();
         let refusals = self.refusals(&minted.credential).await;
         let Some((host, detail)) = refusals.into_iter().next() else {
             self.rejections = 0;
@@ -221,13 +215,25 @@ impl Refresh {
 
     /// Whether no registry refuses what was published.
     async fn is_taken(&mut self) -> bool {
-        self.verify_at = self.clock.tick_after(VERIFY_EVERY);
+        self.verify_later();
         let Some(credential) = self.current.clone() else { return true };
         let refusals = self.refusals(&credential).await;
         for (host, detail) in &refusals {
             warn!(%host, detail, "the registry refuses the credential");
         }
         refusals.is_empty()
+    }
+
+    fn verify_later(&mut self) {
+        let later = self.clock.tick_after(VERIFY_EVERY);
+        self.verify_at = self.assignment.verifier.is_some().then_some(later);
+    }
+
+    async fn time_to_verify(&self) {
+        match self.verify_at {
+            Some(at) => self.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Asks every registry, some at once.
@@ -374,9 +380,6 @@ const VERIFY_EVERY: Duration = Duration::from_mins(15);
 
 /// How many registries are asked at once.
 const VERIFIED_AT_ONCE: usize = 16;
-
-/// Longer than any token lives.
-const NEVER: Duration = Duration::from_hours(24 * 365);
 
 /// The most that an issuer on the machine itself takes.
 const LONGEST_CACHED: Duration = Duration::from_secs(10);

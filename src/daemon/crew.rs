@@ -34,6 +34,9 @@ pub(super) struct Crew {
     files: Vec<Kept>,
     /// Cancelled when a loop ends that should not.
     broken: CancellationToken,
+    /// Cancelled when all of the issuers' loops are to end, and all of the targets'.
+    stop_asking: CancellationToken,
+    stop_keeping: CancellationToken,
 }
 
 /// The loop of one issuer.
@@ -70,6 +73,8 @@ impl Crew {
             issuers: BTreeMap::new(),
             files: Vec::new(),
             broken: CancellationToken::new(),
+            stop_asking: CancellationToken::new(),
+            stop_keeping: CancellationToken::new(),
         }
     }
 
@@ -132,13 +137,17 @@ impl Crew {
             let mut targets = settings.targets.iter();
             let options = targets.find(|options| options.path == kept.options.path);
             if options == Some(&kept.options) && settings.shared == kept.shared {
-                log_out(&kept.options, &kept.shared, is_logged_out).await;
+                if !gone_hosts.is_empty() {
+                    log_out(&kept.options, &kept.shared, is_logged_out).await;
+                }
                 self.files.push(kept);
                 continue;
             }
             let Kept { options: before, shared, task } = kept;
             task.end(&self.status).await;
-            log_out(&before, &shared, |host| options.is_none() || is_logged_out(host)).await;
+            if options.is_none() || !gone_hosts.is_empty() {
+                log_out(&before, &shared, |host| options.is_none() || is_logged_out(host)).await;
+            }
         }
         self.introduce(settings);
         let remembered = remembered(settings);
@@ -153,7 +162,7 @@ impl Crew {
                 let (whom, all) = (origin.clone(), hosts.clone());
                 let refresh = self.refresh(settings, whom, all, is_verified, credential);
                 let asked = self.ask.subscribe();
-                let task = self.spawn(|stop| refresh.run(stop, asked));
+                let task = self.spawn(&self.stop_asking, |stop| refresh.run(stop, asked));
                 let limit = settings.fetch_timeout;
                 self.issuers.insert(origin, Asked { hosts, limit, is_verified, task });
             }
@@ -161,7 +170,7 @@ impl Crew {
         for options in &settings.targets {
             if !self.files.iter().any(|kept| kept.options.path == options.path) {
                 let target = self.target(settings, options, &remembered);
-                let task = self.spawn(|stop| target.run(stop));
+                let task = self.spawn(&self.stop_keeping, |stop| target.run(stop));
                 let (options, shared) = (options.clone(), settings.shared.clone());
                 self.files.push(Kept { options, shared, task });
             }
@@ -179,15 +188,11 @@ impl Crew {
 
     /// Ends all loops: the targets after the issuers, and they write what these brought.
     pub(super) async fn end(&mut self) {
-        for asked in self.issuers.values() {
-            asked.task.stop.cancel();
-        }
+        self.stop_asking.cancel();
         for (_, asked) in std::mem::take(&mut self.issuers) {
             asked.task.end(&self.status).await;
         }
-        for kept in &self.files {
-            kept.task.stop.cancel();
-        }
+        self.stop_keeping.cancel();
         for kept in std::mem::take(&mut self.files) {
             kept.task.end(&self.status).await;
         }
@@ -235,20 +240,30 @@ impl Crew {
         .remembering(remembered)
     }
 
-    fn spawn<F>(&self, work: impl FnOnce(CancellationToken) -> F) -> Task
+    /// Starts a loop that ends with `all` of its kind, or by itself.
+    fn spawn<F>(&self, all: &CancellationToken, work: impl FnOnce(CancellationToken) -> F) -> Task
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (stop, pulse) = (CancellationToken::new(), self.status.pulse());
+        let (stop, pulse) = (all.child_token(), self.status.pulse());
         let work = pulse.clone().watch(work(stop.clone()));
+        let handle = self.watch(&stop, work);
+        Task { stop, handle, pulse }
+    }
+
+    /// Starts something that must not end before `stop`.
+    pub(super) fn watch(
+        &self,
+        stop: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
         let (is_meant, broken) = (stop.clone(), self.broken.clone().drop_guard());
-        let handle = tokio::spawn(async move {
+        tokio::spawn(async move {
             work.await;
             if is_meant.is_cancelled() {
                 broken.disarm();
             }
-        });
-        Task { stop, handle, pulse }
+        })
     }
 }
 
@@ -273,6 +288,10 @@ fn remembered(settings: &Settings) -> Remembered {
 /// Takes what we wrote for these hosts out of a target.
 async fn log_out(options: &Options, shared: &Shared, is_gone: impl Fn(&str) -> bool) {
     let path = options.path.display();
+    if !shared.memory.is_kept() {
+        warn!(target_file = %path, "without a folder for `state` nothing can be logged out");
+        return;
+    }
     match targets::log_out(options, &shared.memory, is_gone).await {
         Ok(Ok(true)) => info!(target_file = %path, "logged out what the settings no longer name"),
         Ok(Ok(false)) => {}

@@ -31,6 +31,12 @@ impl Memory {
         Self { folder }
     }
 
+    /// Whether there is a folder to remember something in.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// What stands there. Without a file, and without a folder, that is nothing.
     ///
     /// # Errors
