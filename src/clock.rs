@@ -232,9 +232,11 @@ impl Clock {
 
     /// Ticks, for ever. Without it everything goes on, with more wake-ups and a
     /// minute late after the machine was suspended.
+    #[expect(clippy::disallowed_methods, reason = "one of the two places that may sleep")]
     pub async fn tick(self) {
         let mut timer = WallTimer::new().ok();
         loop {
+            let started = self.monotonic();
             let wall = self.wall();
             let pause = until_slice_ends(wall);
             let is_exact = match &mut timer {
@@ -247,9 +249,15 @@ impl Clock {
                 self.sleep(pause).await;
             }
             self.0.ticks.send_replace(());
+            // Where the timer goes by another clock than the one that is shown (a program's
+            // view of the time can be made up for it), it could end at once, again and again.
+            let took = self.monotonic().saturating_sub(started);
+            tokio::time::sleep(SHORTEST_TICK.saturating_sub(took)).await;
         }
     }
 }
+
+const SHORTEST_TICK: Duration = Duration::from_millis(100);
 
 impl Face {
     #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]

@@ -36,12 +36,13 @@ impl Skew {
         self.0
     }
 
-    /// The time of our clock at which the issuer's shows `theirs`.
+    /// The time of our clock at which the issuer's shows `theirs`, or a little earlier: a
+    /// `Date` has whole seconds, and a token must not seem to live longer than it does.
     #[must_use]
     pub fn to_ours(self, theirs: SystemTime) -> SystemTime {
         let by = Duration::from_secs(self.0.unsigned_abs());
         let ours = if self.0 < 0 { theirs.checked_add(by) } else { theirs.checked_sub(by) };
-        ours.unwrap_or(theirs)
+        ours.and_then(|ours| ours.checked_sub(SLACK)).unwrap_or(theirs)
     }
 }
 
@@ -101,8 +102,8 @@ mod tests {
     fn a_skew_is_told_in_both_directions() {
         let now = SystemTime::UNIX_EPOCH + HOUR * 500_000;
         let ahead = Skew::between(now + HOUR, now, now).unwrap();
-        assert_eq!((ahead.seconds(), ahead.to_ours(now + HOUR)), (3600, now));
+        assert_eq!((ahead.seconds(), ahead.to_ours(now + HOUR)), (3600, now - SLACK));
         let behind = Skew::between(now - HOUR, now, now).unwrap();
-        assert_eq!((behind.seconds(), behind.to_ours(now - HOUR)), (-3600, now));
+        assert_eq!((behind.seconds(), behind.to_ours(now - HOUR)), (-3600, now - SLACK));
     }
 }
