@@ -6,6 +6,7 @@
 //! of twelve hours (<https://github.com/kubernetes/kubernetes/pull/69141>), an identity
 //! that lost its rights, and a registry that is another account's.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -57,11 +58,20 @@ pub type Asking<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 pub struct Registries {
     /// Made when the first is asked, since the machine's certificates are read for it.
     client: OnceLock<Result<HttpsClient, String>>,
+    /// Whether registries cannot be reached directly, most likely.
+    is_behind_proxy: bool,
 }
 
 type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 impl Registries {
+    /// Of a machine with these variables.
+    pub fn with_environment(mut variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let is_behind_proxy = variables
+            .any(|(name, value)| name.eq_ignore_ascii_case("https_proxy") && !value.is_empty());
+        Self { client: OnceLock::new(), is_behind_proxy }
+    }
+
     fn client(&self) -> Result<&HttpsClient, String> {
         let made = self.client.get_or_init(|| {
             let mut connector = HttpConnector::new();
@@ -81,6 +91,10 @@ impl Registries {
     }
 
     async fn answer(&self, host: &RegistryHost, credential: &Credential) -> Answer {
+        if self.is_behind_proxy && !is_local(host) {
+            let detail = "a proxy is set, and this version asks registries directly".to_owned();
+            return Answer::Unknown { detail };
+        }
         let schemes: &[&str] = if is_local(host) { &["https", "http"] } else { &["https"] };
         let mut last = Answer::Unknown { detail: String::new() };
         for scheme in schemes {
@@ -354,6 +368,15 @@ mod tests {
             let answer = registries.ask(&host, &credential("wrong")).await;
             assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn behind_a_proxy_nobody_waits_for_a_registry_that_cannot_be_reached() {
+        let variables = [("HTTPS_PROXY".into(), "http://proxy.example.com:3128".into())];
+        let registries = Registries::with_environment(variables.into_iter());
+        let answer = registries.ask(&"gcr.io".parse().unwrap(), &credential("word")).await;
+        let Answer::Unknown { detail } = answer else { panic!("{answer:?}") };
+        assert!(detail.contains("proxy"), "{detail}");
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ impl Crew {
             wanted: watch::Sender::new(Wanted::new()),
             ask: watch::Sender::new(()),
             turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
-            verifier: Arc::default(),
+            verifier: Arc::new(Registries::with_environment(std::env::vars_os())),
             dice: fastrand::Rng::new(),
             issuers: BTreeMap::new(),
             files: Vec::new(),
@@ -105,8 +105,16 @@ impl Crew {
 
     /// Makes the loops those that the settings ask for.
     pub(super) async fn follow(&mut self, settings: &Settings) {
+        let known = self.let_go(settings).await;
+        self.introduce(settings);
+        self.take_on(settings, known);
+    }
+
+    /// Ends the loops that have no place in the settings, and logs out what is gone. Gives
+    /// what the ended ones had.
+    async fn let_go(&mut self, settings: &Settings) -> BTreeMap<Origin, Credential> {
         let sources = settings.sources();
-        let is_verified = settings.verify.unwrap_or(false);
+        let is_verified = is_verified(settings);
         let mut known = BTreeMap::new();
         let mut gone_hosts: Vec<RegistryHost> = Vec::new();
         let issuers = std::mem::take(&mut self.issuers);
@@ -149,9 +157,14 @@ impl Crew {
                 log_out(&before, &shared, |host| options.is_none() || is_logged_out(host)).await;
             }
         }
-        self.introduce(settings);
+        known
+    }
+
+    /// Starts the loops that are missing.
+    fn take_on(&mut self, settings: &Settings, mut known: BTreeMap<Origin, Credential>) {
+        let is_verified = is_verified(settings);
         let remembered = remembered(settings);
-        for (origin, hosts) in sources {
+        for (origin, hosts) in settings.sources() {
             if !self.issuers.contains_key(&origin) {
                 let name = origin.to_string();
                 let recalled = || {
@@ -275,6 +288,11 @@ impl Task {
         let _ = self.handle.await;
         status.end(&self.pulse);
     }
+}
+
+/// A daemon is looked at for days, and asks only if it is told to.
+fn is_verified(settings: &Settings) -> bool {
+    settings.verify.unwrap_or(false)
 }
 
 /// What was written in earlier runs.
