@@ -283,10 +283,13 @@ fn picture(rows: &[(&str, &Figures)]) -> String {
             );
         }
         // What the quota allows.
+        let line = y(CALLS_A_SECOND * 60.0);
         let _ = writeln!(
             svg,
-            "<path d=\"M{LEFT} {:.1}h{WIDTH}\" stroke=\"#b00\" stroke-dasharray=\"4 3\"/>",
-            y(CALLS_A_SECOND * 60.0)
+            "<path d=\"M{LEFT} {line:.1}h{WIDTH}\" stroke=\"#b00\" stroke-dasharray=\"4 3\"/>\
+             <text x=\"{:.0}\" y=\"{:.1}\" fill=\"#b00\">the quota</text>",
+            LEFT + 96.0,
+            line - 4.0
         );
         let mut path = String::new();
         for (minute, calls) in figures.minutes.iter().take(24 * 60).enumerate() {
