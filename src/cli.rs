@@ -58,7 +58,7 @@ pub enum Command {
     ///
     /// Prints what is wrong, if anything is. Exits with 0 if all is ready, 1 if something is
     /// missing or stale or nobody answers, 2 if the settings are wrong.
-    Check,
+    Check(CheckArguments),
     /// Remove every entry that freshcreds wrote, from every file, and nothing else
     ///
     /// What was written is known from the state folder. A daemon that runs would write it again,
@@ -97,6 +97,22 @@ pub struct OnceArguments {
         env = "FRESHCREDS_WAIT",
         value_parser = duration
     )]
+    pub wait: Duration,
+}
+
+/// What to ask for.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// The registries to ask about; all of them if there is none
+    #[arg(value_name = "HOST")]
+    pub hosts: Vec<String>,
+
+    /// How long the credentials must still be good, as in 2h: for a build that takes so long
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub min_life: Duration,
+
+    /// How long to wait until it is so, as in 5m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait: Duration,
 }
 

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -28,6 +28,7 @@ use tracing::debug;
 
 pub use self::fetch::{FetchStatusError, fetch};
 use crate::clock::Clock;
+use crate::credential::{BadHost, RegistryHost};
 use crate::metrics;
 use crate::status::{Report, Status};
 
@@ -139,7 +140,41 @@ async fn livez(State(status): State<Arc<Status>>) -> Response {
     }
 }
 
-async fn readyz(State(status): State<Arc<Status>>) -> Response {
+/// What `?registry=HOST&min_life=2h` asks.
+#[derive(Default)]
+struct Question {
+    hosts: Vec<RegistryHost>,
+    min_life: Duration,
+}
+
+impl Question {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut question = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "registry" => {
+                    question.hosts.push(value.parse().map_err(|error: BadHost| error.to_string())?);
+                }
+                "min_life" => {
+                    question.min_life = humantime::parse_duration(&value)
+                        .map_err(|_| format!("`{value}` is no duration: write it as in 2h"))?;
+                }
+                key => {
+                    return Err(format!("`{key}` means nothing: ask for `registry`, `min_life`"));
+                }
+            }
+        }
+        Ok(question)
+    }
+}
+
+async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
+    if let Some(query) = query {
+        return match Question::parse(&query) {
+            Ok(question) => judge(&status.fresh_report().await, &question),
+            Err(words) => text(StatusCode::BAD_REQUEST, words + "\n"),
+        };
+    }
     let report = status.fresh_report().await;
     let mut words = if report.is_ready() { "ready\n" } else { "not ready\n" }.to_owned();
     for line in &report.output {
@@ -147,6 +182,16 @@ async fn readyz(State(status): State<Arc<Status>>) -> Response {
         words.push('\n');
     }
     text(code(&report), words)
+}
+
+fn judge(report: &Report, question: &Question) -> Response {
+    match report.why_not(&question.hosts, question.min_life) {
+        Ok(why) if why.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+        Ok(why) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", why.join("\n")))
+        }
+        Err(error) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
+    }
 }
 
 async fn full_status(State(status): State<Arc<Status>>) -> Response {

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use freshcreds::cli::{Cli, Command, Common, LogFormat, LogLevel};
+use freshcreds::cli::{CheckArguments, Cli, Command, Common, LogFormat, LogLevel};
 use freshcreds::clock::Clock;
 use freshcreds::config::{BadFile, File, Settings, settings};
+use freshcreds::credential::RegistryHost;
 use freshcreds::daemon::{self, DaemonError};
 use freshcreds::status::Report;
 use freshcreds::{http, log, process, table, targets};
@@ -58,7 +59,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 Ok(tell_troubles(&report))
             }
             Command::Logout => logout(common, &file).await,
-            Command::Check => Ok(tell_troubles(&ask(common, &file).await?)),
+            Command::Check(arguments) => check(common, &file, arguments, &clock).await,
             Command::Status(arguments) => {
                 let report = ask(common, &file).await?;
                 let text = if arguments.json {
@@ -139,6 +140,41 @@ async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
+/// Asks until the answer is good, or the time is over.
+async fn check(
+    common: &Common,
+    file: &File,
+    arguments: &CheckArguments,
+    clock: &Clock,
+) -> Result<ExitCode, Failure> {
+    let hosts = arguments.hosts.iter().map(|host| host.parse());
+    let hosts: Vec<RegistryHost> = hosts.collect::<Result<_, _>>().map_err(wrong)?;
+    let until = clock.now() + arguments.wait;
+    let is_sharp = !hosts.is_empty() || !arguments.min_life.is_zero();
+    loop {
+        let is_last = clock.now() >= until;
+        match ask(common, file).await {
+            // Who asks for all of it is told all of it, warnings too.
+            Ok(report) if !is_sharp && (report.is_ready() || is_last) => {
+                return Ok(tell_troubles(&report));
+            }
+            Ok(report) if is_sharp => {
+                let why = report.why_not(&hosts, arguments.min_life).map_err(wrong)?;
+                if why.is_empty() || is_last {
+                    for sentence in &why {
+                        print(&mut io::stderr(), sentence);
+                    }
+                    let code = if why.is_empty() { 0 } else { NOT_READY };
+                    return Ok(ExitCode::from(code));
+                }
+            }
+            Err(failure) if is_last || failure.code == WRONG_USAGE => return Err(failure),
+            Ok(_) | Err(_) => {}
+        }
+        clock.sleep(ASK_EVERY).await;
+    }
+}
+
 /// Asks the daemon that runs with the same settings.
 async fn ask(common: &Common, file: &File) -> Result<Report, Failure> {
     let listen = settings::listen(&common.options(&[]), file).map_err(wrong)?;
@@ -200,6 +236,9 @@ impl From<DaemonError> for Failure {
         }
     }
 }
+
+/// How often `check` asks while it waits.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const NOT_READY: u8 = 1;
 

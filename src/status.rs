@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 pub use self::report::{
-    Checks, CredentialReport, Report, SettingsReport, TargetReport, Trouble, Verdict,
+    Checks, CredentialReport, NotKept, Report, SettingsReport, TargetReport, Trouble, Verdict,
 };
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};

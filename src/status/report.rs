@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::{Failing, Registry, State, Target, Verified};
 use crate::clock::Clock;
@@ -75,6 +76,10 @@ pub struct CredentialReport {
     pub observed_value: Option<u64>,
     /// Always `s`.
     pub observed_unit: String,
+    /// Seconds for which a client finds a good one in every target; less than the above
+    /// while a target has an older one, and absent if one has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usable_seconds: Option<u64>,
     /// Which source.
     pub kind: String,
     /// Which issuer, as settings and host name say it.
@@ -197,6 +202,49 @@ impl Report {
         self.status != Verdict::Fail
     }
 
+    /// Why these registries do not have a credential that is good for so long; of all
+    /// registries if none is named. Nothing if they have.
+    ///
+    /// # Errors
+    ///
+    /// If one is named that is not kept fresh here.
+    pub fn why_not(
+        &self,
+        hosts: &[RegistryHost],
+        min_life: Duration,
+    ) -> Result<Vec<String>, NotKept> {
+        let named =
+            |host: &RegistryHost, check: &CredentialReport| check.component_id == host.as_str();
+        for host in hosts {
+            if !self.checks.credentials.iter().any(|check| named(host, check)) {
+                return Err(NotKept(host.clone()));
+            }
+        }
+        let asked = self
+            .checks
+            .credentials
+            .iter()
+            .filter(|check| hosts.is_empty() || hosts.iter().any(|host| named(host, check)));
+        let mut why = Vec::new();
+        for check in asked {
+            let id = &check.component_id;
+            match (&check.output, check.usable_seconds) {
+                (Some(output), _) => why.push(format!("{id}: {output}")),
+                (None, Some(seconds)) if seconds >= min_life.as_secs() => {}
+                (None, seconds) => {
+                    let [is, wanted] = [Duration::from_secs(seconds.unwrap_or(0)), min_life]
+                        .map(|duration| humantime::format_duration(duration).to_string());
+                    let next = check.next_refresh.as_deref().unwrap_or("an unknown time");
+                    why.push(format!(
+                        "{id}: the credential is good for {is}, and {wanted} are wanted; the \
+                         next one is fetched at {next}"
+                    ));
+                }
+            }
+        }
+        Ok(why)
+    }
+
     pub(super) fn of(state: &State, clock: &Clock) -> Self {
         let now = Now::of(clock);
         let credentials: Vec<_> = state
@@ -258,6 +306,11 @@ impl Report {
     }
 }
 
+/// A question about a registry that is not kept fresh here.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is no registry that is kept fresh here")]
+pub struct NotKept(RegistryHost);
+
 /// Of the form of `/status`; a change that could break a reader raises it.
 const FORM_VERSION: &str = "1";
 
@@ -280,6 +333,7 @@ fn credential(
         status,
         observed_value: life.map(|life| life.left(now.time).as_secs()),
         observed_unit: "s".to_owned(),
+        usable_seconds: if output.is_some() { None } else { usable(host, targets, now.time) },
         kind: registry.origin.kind().as_str().to_owned(),
         origin: registry.origin.to_string(),
         clock_skew_seconds: registry.skew.map(Skew::seconds),
@@ -303,6 +357,15 @@ fn credential(
         verified: registry.verified.as_ref().map(|verified| now.show(verified.at)),
         output,
     }
+}
+
+/// For how long every target has a good credential of `host`.
+fn usable(host: &RegistryHost, targets: &[Target], now: SystemTime) -> Option<u64> {
+    let left = targets.iter().map(|target| {
+        let expires = target.found.get(host)?;
+        Some(expires.duration_since(now).unwrap_or_default().as_secs())
+    });
+    left.min()?
 }
 
 /// What keeps a client from using the credential of `host`, if anything does.

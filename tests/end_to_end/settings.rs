@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use freshcreds::status::Verdict as Health;
 
 use crate::cloud::Options;
@@ -160,4 +160,53 @@ async fn the_readme_says_what_help_says() -> Result<()> {
         assert!(readme.contains(variable), "{variable} is not in the README");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_build_asks_whether_a_credential_lives_long_enough_for_it() -> Result<()> {
+    let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
+    let (ecr, google) = (cloud.ecr_registry().host(), cloud.google_registry().host());
+    let daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    // ECR's lives for 12 hours, Google's for one.
+    for (question, code, words) in [
+        (format!("registry={ecr}&min_life=11h"), "200", "ready"),
+        (format!("registry={google}&min_life=2h"), "503", "2h are wanted"),
+        ("min_life=30m".to_owned(), "200", "ready"),
+        ("min_life=2h".to_owned(), "503", google),
+        (format!("registry={ecr}&registry={google}"), "200", "ready"),
+        ("registry=other.example.com".to_owned(), "404", "no registry that is kept fresh"),
+        ("registry=https%3A%2F%2Fgcr.io".to_owned(), "400", "write it as HOST"),
+        ("min_life=soon".to_owned(), "400", "2h"),
+        ("minlife=2h".to_owned(), "400", "`min_life`"),
+    ] {
+        let answer = daemon.get(&format!("/readyz?{question}")).await?;
+        ensure!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{question}: {answer}");
+        ensure!(answer.contains(words), "{question}: {answer}");
+    }
+    machine.set("FRESHCREDS_LISTEN", daemon.address().to_string());
+    let check = async |arguments: &[&str]| machine.freshcreds(arguments).await;
+    ended_with(&check(&["check", "--min-life", "11h", ecr]).await?, 0)?;
+    let done = check(&["check", "--min-life", "2h", google]).await?;
+    ended_with(&done, 1)?;
+    ensure!(done.stderr.contains("2h are wanted"), "{}", done.stderr);
+    ended_with(&check(&["check", "other.example.com"]).await?, 2)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_check_can_wait_for_a_daemon_that_is_not_there_yet() -> Result<()> {
+    let (mut machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    machine.set("FRESHCREDS_LISTEN", free);
+    let waiting = machine.freshcreds(&["check", "--wait", "20s"]);
+    let starting = async {
+        pause(Duration::from_secs(1)).await;
+        machine.daemon().await
+    };
+    let (done, daemon) = tokio::join!(waiting, starting);
+    daemon?;
+    ended_with(&done?, 0)?;
+    let done = machine.freshcreds(&["check", "--wait", "1s"]).await?;
+    ended_with(&done, 1)
 }
