@@ -25,7 +25,7 @@ mod registry;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -90,6 +90,13 @@ pub(crate) enum Fault {
     WrongShape,
     /// It closes the connection in the middle of a good answer.
     Truncated,
+    /// It says nothing more in the middle of a good answer.
+    Stalled,
+    /// It sends whoever asks to another server.
+    Redirect {
+        /// Which.
+        to: SocketAddr,
+    },
     /// Its token had expired before it was given: in 2015 by ECR; by Google, who
     /// cannot say so in a number of seconds, at the moment of the answer.
     Expired,

@@ -283,6 +283,10 @@ fn classify(status: u16, code: &str, message: &str, retry_after: Option<Duration
         | "NotAuthorized" => FetchError::Denied { service, detail },
         // Expired or wrongly signed may be the clock's fault, or a key file's
         // that is about to be rotated; so these pass.
+        // Followed, it would take a signed request to whoever stands in between.
+        _ if (300..400).contains(&status) => bad_answer(
+            "it sends us elsewhere, which ECR never does: check the endpoint and any proxy",
+        ),
         _ if status == 200 => bad_answer("it is not an answer of ECR's API"),
         _ => FetchError::Refused { service, detail },
     }

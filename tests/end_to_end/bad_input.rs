@@ -98,6 +98,40 @@ async fn ecr_answers_half() -> Result<()> {
 }
 
 #[tokio::test]
+async fn ecr_stalls_in_the_middle_of_an_answer() -> Result<()> {
+    once_with(Fault::Stalled, "timeout", "no answer within 1s").await
+}
+
+#[tokio::test]
+async fn google_stalls_in_the_middle_of_an_answer() -> Result<()> {
+    once_with_google(Fault::Stalled, "timeout", "no answer within 1s").await
+}
+
+/// A server that nobody should come to.
+fn trap() -> Result<(std::net::TcpListener, Fault)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let to = listener.local_addr()?;
+    Ok((listener, Fault::Redirect { to }))
+}
+
+#[tokio::test]
+async fn nobody_is_led_away_from_ecr() -> Result<()> {
+    let (listener, fault) = trap()?;
+    once_with(fault, "bad_answer", "it sends us elsewhere").await?;
+    assert!(listener.accept().is_err(), "it went where it was sent");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_is_led_away_from_google() -> Result<()> {
+    let (listener, fault) = trap()?;
+    once_with_google(fault, "refused", "Google refused it").await?;
+    assert!(listener.accept().is_err(), "it went where it was sent");
+    Ok(())
+}
+
+#[tokio::test]
 async fn ecr_answers_with_an_expired_token() -> Result<()> {
     once_with(Fault::Expired, "expired_answer", "had expired already, at 2015").await
 }

@@ -1,6 +1,7 @@
 //! Serves HTTP, and can be rude about it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -89,16 +90,36 @@ pub(super) fn too_many_requests(retry_after: Duration) -> Result<Response> {
 
 /// The same answer, of which only the first half is ever sent.
 pub(super) async fn truncated(answer: Response) -> Result<Response> {
+    half(answer, true).await
+}
+
+/// The same answer, of which the second half never comes, though the connection stays.
+pub(super) async fn stalled(answer: Response) -> Result<Response> {
+    half(answer, false).await
+}
+
+/// An answer that sends its reader somewhere else.
+pub(super) fn redirect(to: SocketAddr) -> Result<Response> {
+    let mut answer = text(StatusCode::TEMPORARY_REDIRECT.as_u16(), "Temporary Redirect\n")?;
+    answer.headers_mut().insert(LOCATION, format!("http://{to}/").parse()?);
+    Ok(answer)
+}
+
+async fn half(answer: Response, hangs_up: bool) -> Result<Response> {
     let (head, body) = answer.into_parts();
     let whole = body.collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
     let half = whole.slice(..whole.len() / 2);
-    Ok(Response::from_parts(head, Either::Right(CutShort { half: Some(half), has_waited: false })))
+    Ok(Response::from_parts(
+        head,
+        Either::Right(CutShort { half: Some(half), has_waited: false, hangs_up }),
+    ))
 }
 
 /// A body that is less than its head promised.
 pub(super) struct CutShort {
     half: Option<Bytes>,
     has_waited: bool,
+    hangs_up: bool,
 }
 
 impl Body for CutShort {
@@ -111,6 +132,9 @@ impl Body for CutShort {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if let Some(half) = self.half.take() {
             return Poll::Ready(Some(Ok(Frame::data(half))));
+        }
+        if !self.hangs_up {
+            return Poll::Pending;
         }
         if !self.has_waited {
             // What was given is sent when there is nothing more to be had at once;

@@ -117,6 +117,8 @@ impl Issuer {
             Some(Fault::Garbage) => http::text(200, &format!("<p>{}</p>\n", self.decoy()?)),
             Some(Fault::WrongShape) => http::json(200, &self.decoy()?.into()),
             Some(Fault::Truncated) => http::truncated(good()?).await,
+            Some(Fault::Stalled) => http::stalled(good()?).await,
+            Some(Fault::Redirect { to }) => http::redirect(to),
             Some(
                 fault @ (Fault::Throttled
                 | Fault::Denied
