@@ -20,7 +20,7 @@ kubectl_layer_sha512=40961a8db48b88a7a92cc9f822eff17ed6e16044646aa61cc2d307e84ca
 
 # "command:Debian package": looked for by command, so that a docker from elsewhere is left alone.
 debian=(
-    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2      # small tools of the tests
+    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2 openssl:openssl  # small tools of the tests
     faketime:faketime setfacl:acl setfattr:attr chattr:e2fsprogs                  # what a file can have beside its mode
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json

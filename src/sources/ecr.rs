@@ -188,7 +188,8 @@ async fn find_credentials(config: &aws_config::SdkConfig) -> Result<Credentials,
 }
 
 const NOWHERE: &str = "neither in the environment, a profile, SSO, a web identity token, \
-     the container's nor the instance's metadata; \
+     the container's nor the instance's metadata (which a container reaches with a hop limit of 2 \
+     or the host's network); \
      `aws sts get-caller-identity` as the same user shows whether the AWS CLI finds any";
 
 fn describe(credentials: &Credentials) -> String {

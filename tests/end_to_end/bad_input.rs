@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use freshcreds::status::Verdict as Health;
 
 use crate::cloud::{Cloud, Fault, Options};
-use crate::machine::{Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, pause, run, tool};
+use crate::machine::{Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, pause, put, run, tool};
 
 /// What somebody had before we came.
 const BEFORE: &str = "{\"auths\":{\"example.com\":{\"auth\":\"c29tZW9uZTplbHNl\"}}}\n";
@@ -241,12 +241,101 @@ fn offline(machine: &Machine) -> tokio::process::Command {
 }
 
 #[tokio::test]
+async fn instance_metadata_whose_answers_get_lost() -> Result<()> {
+    let (mut machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    // It takes connections, and says nothing: so it looks from behind one hop too many.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+    machine.settings(&format!("registries = [\"{host}\"]\n"))?;
+    let mut command = machine.command(PROGRAM);
+    command
+        .args(["once", "--verify", "false"])
+        .env("AWS_EC2_METADATA_DISABLED", "false")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}", silent.local_addr()?))
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY");
+    let text = std::fs::read_to_string(machine.home().join("settings.toml"))?;
+    put(&machine.home().join("settings.toml"), &text.replace("\"1s\"", "\"5s\""))?;
+    let done = run(&mut command).await?;
+    ended_with(&done, 1)?;
+    assert!(done.stderr.contains("hop limit"), "{}", done.stderr);
+    assert!(!done.stderr.contains("\"kind\":\"timeout\""), "{}", done.stderr);
+    Ok(())
+}
+
+/// An ECR behind TLS, with a certificate of one's own for this name.
+struct Impostor {
+    _server: tokio::process::Child,
+    endpoint: String,
+    certificate: std::path::PathBuf,
+}
+
+impl Impostor {
+    async fn start(machine: &Machine, name: &str) -> Result<Self> {
+        let (key, certificate) = (machine.home().join("tls.key"), machine.home().join("tls.pem"));
+        let mut command = machine.command("openssl");
+        command
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"])
+            .arg(format!("subjectAltName=DNS:{name}"))
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate);
+        ended_with(&run(&mut command).await?, 0)?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = machine.command("openssl");
+        command.args([
+            "s_server",
+            "-quiet",
+            "-www",
+            "-accept",
+            &format!("127.0.0.1:{port}"),
+            "-key",
+        ]);
+        command.arg(&key).arg("-cert").arg(&certificate);
+        let server = command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        let listening = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                pause(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, listening).await.context("openssl does not listen")?;
+        Ok(Self { _server: server, endpoint: format!("https://localhost:{port}"), certificate })
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_trusts_and_one_of_another_name() -> Result<()> {
+    for (name, is_trusted, words) in
+        [("localhost", false, "UnknownIssuer"), ("other.example.com", true, "not valid for name")]
+    {
+        let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
+        machine.put_docker_config(BEFORE)?;
+        let impostor = Impostor::start(&machine, name).await?;
+        let mut command = machine.command(PROGRAM);
+        command.arg("once").env("AWS_ENDPOINT_URL_ECR", &impostor.endpoint);
+        if is_trusted {
+            command.env("SSL_CERT_FILE", &impostor.certificate);
+        }
+        let done = run(&mut command).await?;
+        told(&done, &cloud, cloud.ecr_registry().host(), "unreachable", words)?;
+        assert!(machine.auth(cloud.ecr_registry().host())?.is_none());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn no_google_identity_at_all() -> Result<()> {
     let mut machine = Machine::new()?;
     let text =
         "listen = \"off\"\nfetch_timeout = \"20s\"\nregistries = [\"europe-docker.pkg.dev\"]";
     let path = machine.home().join("google.toml");
-    crate::machine::put(&path, text)?;
+    put(&path, text)?;
     machine.set("FRESHCREDS_CONFIG", path);
     let done = run(offline(&machine).arg("once")).await?;
     ended_with(&done, 1)?;
@@ -263,7 +352,7 @@ async fn ecrs_name_is_unknown() -> Result<()> {
     machine.put_docker_config(BEFORE)?;
     let path = machine.home().join("ecr.toml");
     let host = "123456789012.dkr.ecr.eu-nowhere-9.amazonaws.com";
-    crate::machine::put(&path, &format!("registries = [\"{host}\"]"))?;
+    put(&path, &format!("registries = [\"{host}\"]"))?;
     machine.set("FRESHCREDS_CONFIG", path);
     let done = run(offline(&machine).arg("once")).await?;
     ended_with(&done, 1)?;
@@ -304,7 +393,7 @@ async fn a_google_key_file_that_is_missing_or_of_another_kind() -> Result<()> {
         ("{\"type\":\"service_account\"}", "a part of the key is missing"),
         ("\"not an object, and a canary\"", "no JSON with a `type`"),
     ] {
-        crate::machine::put(&path, text)?;
+        put(&path, text)?;
         let done = machine.freshcreds(&["once"]).await?;
         told(&done, &cloud, host, "bad_credentials", words)?;
         assert!(!done.stderr.contains("canary"), "{}", done.stderr);
