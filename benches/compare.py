@@ -303,6 +303,8 @@ def cpu_seconds(process):
 def load_readyz(environment, folder):
     ecr = Ecr(0, 4)
     endpoint = {"AWS_ENDPOINT_URL_ECR": f"http://127.0.0.1:{ecr.server_address[1]}"}
+    # Else it would go on with the token of the daemon before, which lives for hours.
+    (folder / "daemon.json").unlink(missing_ok=True)
     with Daemon(environment | endpoint, folder, HOST) as daemon:
         wait_for_ready(daemon.address)
         before = ecr.calls
