@@ -46,6 +46,8 @@ struct World {
     life: Duration,
     ledger: Mutex<Ledger>,
     calls: AtomicU64,
+    /// What the last call met with: a pause that a denial has brought outlasts its weather.
+    met: Mutex<Option<Fault>>,
 }
 
 /// How it is between the machine and the issuer, and since when.
@@ -136,7 +138,9 @@ impl Source for Asked {
             let detail = String::new();
             let retry_after = Some(Duration::from_hours(24));
             let asked = self.clock.now();
-            match self.world.weather().fault {
+            let fault = self.world.weather().fault;
+            *self.world.met.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+            match fault {
                 Some(Fault::Unreachable) => Err(FetchError::Unreachable { service, detail }),
                 Some(Fault::Silent) => std::future::pending().await,
                 Some(Fault::Broken) => {
@@ -215,8 +219,8 @@ impl Year {
     }
 
     fn change_weather(&self, fault: Option<Fault>) {
-        let before = self.world.weather();
-        let window = match before.fault {
+        let met = *self.world.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = match met {
             Some(Fault::Denied | Fault::Throttled) => WINDOW_AFTER_DENIAL,
             _ if self.world.issuer == Issuer::Caching => WINDOW_OF_CACHE,
             _ => WINDOW,
@@ -336,6 +340,7 @@ async fn year(seed: u64, folder: &Path, most_lives: u32) -> Result<Figures> {
         life,
         ledger: Mutex::default(),
         calls: AtomicU64::new(0),
+        met: Mutex::default(),
     });
     let host: RegistryHost = HOST.parse()?;
     let path = folder.join(format!("{seed}.json"));
