@@ -1,5 +1,6 @@
 //! The loop of one issuer: fetch, publish, and wait until the schedule says when.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -99,8 +100,8 @@ impl Refresh {
         self.verify_at = self.assignment.verifier.is_some().then_some(now);
         info!(
             origin = %self.assignment.origin,
-            expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
-            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
+            expires = %self.shown(life.expires()),
+            next = %self.shown(next.at),
             "going on with the credential of an earlier run"
         );
         self
@@ -111,27 +112,20 @@ impl Refresh {
     pub async fn run(mut self, stop: CancellationToken, mut asked: watch::Receiver<()>) {
         let mut next = self.first;
         loop {
+            let is_due = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = asked.changed() => true,
+                () = self.clock.sleep_until(next.at) => true,
+                () = self.time_to_verify() => false,
+            };
+            let turn = async {
+                if !is_due && self.is_taken().await { next } else { self.fetch().await.1 }
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = asked.changed() => {}
-                () = self.clock.sleep_until(next.at) => {}
-                () = self.time_to_verify() => {
-                    let verifying = async {
-                        if self.is_taken().await { next } else { self.fetch().await.1 }
-                    };
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return,
-                        after = verifying => next = after,
-                    }
-                    continue;
-                }
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                (_, after) = self.fetch() => next = after,
+                after = turn => next = after,
             }
         }
     }
@@ -159,8 +153,7 @@ impl Refresh {
 
     /// Asks once, publishes what came, and says when to ask again.
     async fn fetch(&mut self) -> (Result<(), FetchError>, Next) {
-        let asked = self.ask().await;
-        let asked = match asked {
+        let asked = match self.ask().await {
             Ok(minted) => self.verified(minted).await,
             Err(error) => Err(error),
         };
@@ -309,13 +302,18 @@ impl Refresh {
             origin = %self.assignment.origin,
             identity,
             outcome,
-            expires = %humantime::format_rfc3339_seconds(self.clock.to_wall(life.expires())),
-            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
+            expires = %self.shown(life.expires()),
+            next = %self.shown(next.at),
             because = %next.reason,
             failures_before = failures,
             "credential fetched"
         );
         next
+    }
+
+    /// One of our times, for the log.
+    fn shown(&self, time: SystemTime) -> impl Display {
+        humantime::format_rfc3339_seconds(self.clock.to_wall(time))
     }
 
     fn publish(&self, credential: &Credential) {
@@ -364,7 +362,7 @@ impl Refresh {
             left = %humantime::format_duration(Duration::from_secs(
                 life.map_or(0, |life| life.left(now).as_secs())
             )),
-            next = %humantime::format_rfc3339_seconds(self.clock.to_wall(next.at)),
+            next = %self.shown(next.at),
             because = %next.reason,
             "credential not fetched"
         );

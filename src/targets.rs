@@ -692,10 +692,10 @@ pub async fn logout(
 ) -> Result<Vec<(PathBuf, Result<bool, TargetError>)>, MemoryError> {
     let remembered = memory.load()?;
     let mut results = Vec::new();
-    for (path, _) in remembered.targets() {
+    for (path, traces) in remembered.targets() {
         let options = configured.iter().find(|options| options.path == path);
         let options = options.cloned().unwrap_or_else(|| Options::of(path.to_owned()));
-        let result = log_out(&options, memory, |_| true).await?;
+        let result = forget(&options, memory, traces.clone()).await?;
         results.push((path.to_owned(), result));
     }
     Ok(results)
@@ -714,12 +714,19 @@ pub async fn log_out(
 ) -> Result<Result<bool, TargetError>, MemoryError> {
     let mut traces = memory.load()?.target(&options.path);
     traces.retain(|host, _| is_gone(host));
-    if traces.is_empty() {
-        return Ok(Ok(false));
-    }
-    let (of_work, memory_of_work, of_file) = (options.clone(), memory.clone(), traces.clone());
-    let taken =
-        tokio::task::spawn_blocking(move || turn::take_away(&of_work, &memory_of_work, &of_file));
+    if traces.is_empty() { Ok(Ok(false)) } else { forget(options, memory, traces).await }
+}
+
+/// Removes from one target what these traces are of, and the traces.
+async fn forget(
+    options: &Options,
+    memory: &Memory,
+    traces: Traces,
+) -> Result<Result<bool, TargetError>, MemoryError> {
+    let taken = tokio::task::spawn_blocking({
+        let (options, memory, traces) = (options.clone(), memory.clone(), traces.clone());
+        move || turn::take_away(&options, &memory, &traces)
+    });
     // Only a panic gets here, which ends the program where it is released.
     let mut result = taken.await.unwrap_or(Ok(false));
     for (host, trace) in &traces {

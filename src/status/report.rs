@@ -246,7 +246,7 @@ impl Report {
     }
 
     pub(super) fn of(state: &State, clock: &Clock) -> Self {
-        let now = Now::of(clock);
+        let now = Now { time: clock.now(), clock };
         let credentials: Vec<_> = state
             .registries
             .iter()
@@ -318,7 +318,7 @@ fn credential(
     host: &RegistryHost,
     registry: &Registry,
     targets: &[Target],
-    now: &Now,
+    now: &Now<'_>,
 ) -> CredentialReport {
     let output = why_not_ready(host, registry, targets, now.time);
     let status = match (&output, &registry.failing) {
@@ -412,7 +412,7 @@ fn why_not_ready(
     })
 }
 
-fn target(target: &Target, state: &State, now: &Now) -> TargetReport {
+fn target(target: &Target, state: &State, now: &Now<'_>) -> TargetReport {
     let is_in_vain = target.in_the_way.iter().any(|obstacle| !obstacle.hidden.is_empty());
     let lacks_one = state
         .registries
@@ -447,7 +447,7 @@ fn target(target: &Target, state: &State, now: &Now) -> TargetReport {
     }
 }
 
-fn trouble(failing: &Failing, now: &Now) -> Trouble {
+fn trouble(failing: &Failing, now: &Now<'_>) -> Trouble {
     Trouble {
         kind: failing.kind.to_owned(),
         message: failing.message.clone(),
@@ -456,20 +456,14 @@ fn trouble(failing: &Failing, now: &Now) -> Trouble {
 }
 
 /// The moment of a report.
-struct Now {
+struct Now<'a> {
     time: SystemTime,
-    wall: SystemTime,
+    clock: &'a Clock,
 }
 
-impl Now {
-    fn of(clock: &Clock) -> Self {
-        Self { time: clock.now(), wall: clock.wall() }
-    }
-
+impl Now<'_> {
     /// One of our times, as people write it.
     fn show(&self, time: SystemTime) -> String {
-        let ahead = self.time.duration_since(self.wall).unwrap_or_default();
-        let wall = time.checked_sub(ahead).unwrap_or(SystemTime::UNIX_EPOCH);
-        humantime::format_rfc3339_seconds(wall).to_string()
+        humantime::format_rfc3339_seconds(self.clock.to_wall(time)).to_string()
     }
 }

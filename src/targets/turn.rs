@@ -142,15 +142,16 @@ impl Work {
         if !is_simple || self.has_expired() || (self.shared.remove_expired && is_any_over()) {
             return None;
         }
-        let old = file::read(path, attributes.owner).ok()?;
-        if old.identity != *identity || !attributes.fit(&old) {
-            return None;
-        }
         let changed = self.wanted.iter().filter(|(host, entry)| {
             self.written.get(host).is_none_or(|written| !written.is(&entry.auth))
         });
         let changed: Vec<_> = changed.map(|(host, entry)| (host, &entry.auth)).collect();
+        // Then it is the file that changed, and a whole turn reads that.
         if changed.is_empty() {
+            return None;
+        }
+        let old = file::read(path, attributes.owner).ok()?;
+        if old.identity != *identity || !attributes.fit(&old) {
             return None;
         }
         let new = look.places.with(&old.content, changed.into_iter())?;

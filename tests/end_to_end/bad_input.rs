@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use freshcreds::status::Verdict as Health;
 
 use crate::cloud::{Cloud, Fault, Options};
-use crate::machine::{Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, pause, put, run, tool};
+use crate::machine::{Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, put, run, tool, until};
 
 /// What somebody had before we came.
 const BEFORE: &str = "{\"auths\":{\"example.com\":{\"auth\":\"c29tZW9uZTplbHNl\"}}}\n";
@@ -270,6 +270,11 @@ fn give_time(machine: &Machine) -> Result<()> {
     put(&path, &text.replace("fetch_timeout = \"1s\"", "fetch_timeout = \"20s\""))
 }
 
+/// Waits until a program that was started takes connections.
+async fn listens(address: &str) -> Result<()> {
+    until(LIMIT, || Ok(std::net::TcpStream::connect(address).is_ok())).await
+}
+
 /// An ECR behind TLS, with a certificate of one's own for this name.
 struct Impostor {
     _server: tokio::process::Child,
@@ -306,12 +311,7 @@ impl Impostor {
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()?;
-        let listening = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                pause(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, listening).await.context("openssl does not listen")?;
+        listens(&format!("127.0.0.1:{port}")).await.context("openssl does not listen")?;
         Ok(Self { _server: server, endpoint: format!("https://localhost:{port}"), certificate })
     }
 }
@@ -564,12 +564,7 @@ impl Moto {
             .spawn()
             .context("moto_server is missing: run `make setup`")?;
         let address = format!("127.0.0.1:{port}");
-        let listening = async {
-            while tokio::net::TcpStream::connect(&address).await.is_err() {
-                pause(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, listening).await.context("moto does not listen")?;
+        listens(&address).await.context("moto does not listen")?;
         Ok(Self { child, endpoint: format!("http://{address}") })
     }
 }

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use freshcreds::status::{Report, Verdict as Health};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Options};
 use crate::machine::{
-    Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, now, pause, put, registries, run,
+    Daemon, Done, LIMIT, Machine, PROGRAM, ecr_registry, ended_with, google_registry, now, pause,
+    put, run, until,
 };
 
 const BEFORE: &str = r#"{"auths":{"example.com":{"auth":"c29tZW9uZTplbHNl"}},"x":1}"#;
@@ -51,12 +51,8 @@ impl Ward {
     async fn cure(&self, index: usize) -> Result<()> {
         put(&self.machine.home().join(format!("cure-{index}")), "")?;
         let cured = self.machine.home().join(format!("cured-{index}"));
-        let curing = async {
-            while !cured.exists() {
-                pause(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(LIMIT, curing).await.with_context(|| format!("no cure: {}", self.daemon.log()))
+        let cured = until(LIMIT, || Ok(cured.exists())).await;
+        cured.with_context(|| format!("no cure: {}", self.daemon.log()))
     }
 
     async fn fails_with(&self, kind: &str, words: &str) -> Result<()> {
@@ -115,9 +111,7 @@ async fn a_disk_that_is_full_for_a_while() -> Result<()> {
     )
     .await?;
     ward.fails_with("disk_full", "the old file stays").await?;
-    while ward.cloud.ecr().issued().is_empty() {
-        pause(Duration::from_millis(20)).await;
-    }
+    ward.cloud.ecr().wait_for_issued(1).await;
     let calls = ward.cloud.ecr().issued().len();
     ward.cure(0).await?;
     ward.is_well().await?;
@@ -209,13 +203,8 @@ async fn a_system_without_watches_is_polled() -> Result<()> {
     assert_eq!(report.checks.targets[0].watched_by, "poll");
     machine.put_docker_config(BEFORE)?;
     // Without a question, which would make it look.
-    let polling = async {
-        while machine.auth(cloud.ecr_registry().host())?.is_none() {
-            pause(Duration::from_millis(200)).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(LIMIT, polling).await.context("the entry does not come back")??;
+    let is_back = || Ok(machine.auth(cloud.ecr_registry().host())?.is_some());
+    until(LIMIT, is_back).await.context("the entry does not come back")?;
     daemon.signal_child(rustix::process::Signal::TERM)?;
     Ok(())
 }
@@ -272,9 +261,7 @@ async fn a_disk_that_stalls_holds_up_no_answer() -> Result<()> {
     command.args(["-f", "-o", "/dev/null", "-e", "trace=fsync"]);
     command.args(["-e", "inject=fsync:delay_enter=3000000", PROGRAM, "run"]);
     let daemon = Daemon::start(&mut command).await?;
-    while cloud.ecr().issued().is_empty() {
-        pause(Duration::from_millis(20)).await;
-    }
+    cloud.ecr().wait_for_issued(1).await;
     let started = now();
     ensure!(daemon.get("/livez").await?.starts_with("HTTP/1.1 200"));
     let ready = daemon.get("/readyz").await?;
@@ -367,22 +354,13 @@ async fn a_folder_that_is_moved_away_and_made_again() -> Result<()> {
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     std::fs::rename(machine.home().join(".docker"), machine.home().join("away"))?;
     std::fs::create_dir(machine.home().join(".docker"))?;
-    let coming = async {
-        while !machine.docker_config().exists() {
-            pause(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(5), coming).await.context("it is not written again")?;
+    let is_there = || Ok(machine.docker_config().exists());
+    until(Duration::from_secs(5), is_there).await.context("it is not written again")?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     assert!(machine.auth(cloud.ecr_registry().host())?.is_some());
     // The new one is watched as well as the first was.
     std::fs::remove_file(machine.docker_config())?;
-    let coming = async {
-        while !machine.docker_config().exists() {
-            pause(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(5), coming).await.context("the new folder is not watched")?;
+    until(Duration::from_secs(5), is_there).await.context("the new folder is not watched")?;
     Ok(())
 }
 
@@ -393,14 +371,9 @@ async fn a_file_that_is_emptied() -> Result<()> {
     let daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     put(&machine.docker_config(), "")?;
-    let coming = async {
-        // As any reader finds it: empty, or whole.
-        while machine.docker_config_text()?.is_empty() {
-            pause(Duration::from_millis(5)).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(Duration::from_secs(5), coming).await.context("it stays empty")??;
+    // As any reader finds it: empty, or whole.
+    let is_written = || Ok(!machine.docker_config_text()?.is_empty());
+    until(Duration::from_secs(5), is_written).await.context("it stays empty")?;
     assert!(machine.auth(cloud.ecr_registry().host())?.is_some());
     assert!(machine.auth(cloud.google_registry().host())?.is_some());
     Ok(())
@@ -437,13 +410,11 @@ async fn what_is_no_file_is_refused_at_once() -> Result<()> {
 async fn two_daemons_that_share_a_file_keep_each_others_entries() -> Result<()> {
     let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
     machine.put_docker_config(BEFORE)?;
-    let all = registries(&cloud);
-    let (first, second) = all.split_at(all.rfind("[[registry]]").context("only one registry")?);
-    machine.settings(first)?;
+    machine.settings(&ecr_registry(&cloud))?;
     let one = machine.daemon().await?;
     let other_home = Machine::new()?;
     machine.set("XDG_STATE_HOME", other_home.home().as_os_str().to_owned());
-    machine.settings(second)?;
+    machine.settings(&google_registry(&cloud))?;
     let other = machine.daemon().await?;
     for daemon in [&one, &other] {
         daemon.wait_for(|report| report.status == Health::Pass).await?;

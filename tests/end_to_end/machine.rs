@@ -282,12 +282,30 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Settings for the two registries of the stand-in.
 pub(crate) fn registries(cloud: &Cloud) -> String {
-    format!(
-        "[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n\
-         [[registry]]\nhost = \"{}\"\nkind = \"google\"\n",
-        cloud.ecr_registry().host(),
-        cloud.google_registry().host()
-    )
+    ecr_registry(cloud) + &google_registry(cloud)
+}
+
+/// Settings for its ECR.
+pub(crate) fn ecr_registry(cloud: &Cloud) -> String {
+    let host = cloud.ecr_registry().host();
+    format!("[[registry]]\nhost = \"{host}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n")
+}
+
+/// Settings for its Google.
+pub(crate) fn google_registry(cloud: &Cloud) -> String {
+    let host = cloud.google_registry().host();
+    format!("[[registry]]\nhost = \"{host}\"\nkind = \"google\"\n")
+}
+
+/// Waits until something on this machine is as it should be, and no longer than `limit`.
+pub(crate) async fn until(limit: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let waiting = async {
+        while !is_so()? {
+            pause(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    };
+    timeout(limit, waiting).await.context("it did not come about in time")?
 }
 
 /// A folder of programs that `make setup` installs.

@@ -7,7 +7,9 @@ use freshcreds::status::Verdict as Health;
 use rustix::process::Signal;
 
 use crate::cloud::{Fault, Options};
-use crate::machine::{LIMIT, Machine, ended_with, now, pause, registries};
+use crate::machine::{
+    LIMIT, Machine, ecr_registry, ended_with, google_registry, now, pause, registries,
+};
 
 const FOREIGN: &str = r#"{"auths":{"example.com":{"auth":"c29tZW9uZTplbHNl"}},"x":1}"#;
 
@@ -16,10 +18,8 @@ async fn a_hangup_fetches_what_is_new_logs_out_what_is_gone_and_leaves_the_rest_
 {
     let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
     machine.put_docker_config(FOREIGN)?;
-    let all = registries(&cloud);
-    let (ecr, google) = all.split_at(all.rfind("[[registry]]").context("only one registry")?);
     let (ecr_host, google_host) = (cloud.ecr_registry().host(), cloud.google_registry().host());
-    machine.settings(ecr)?;
+    machine.settings(&ecr_registry(&cloud))?;
     let mut daemon = machine.daemon().await?;
     daemon.wait_for(|report| report.status == Health::Pass).await?;
     let first = machine.auth(ecr_host)?.context("not written")?;
@@ -27,7 +27,7 @@ async fn a_hangup_fetches_what_is_new_logs_out_what_is_gone_and_leaves_the_rest_
 
     // A further registry and a further file.
     let other = machine.home().join("other.json");
-    machine.settings(&all)?;
+    machine.settings(&registries(&cloud))?;
     machine.target_settings(&machine.docker_config(), "")?;
     machine.target_settings(&other, "")?;
     daemon.signal(Signal::HUP)?;
@@ -40,7 +40,7 @@ async fn a_hangup_fetches_what_is_new_logs_out_what_is_gone_and_leaves_the_rest_
     assert_eq!(cloud.ecr().issued().len(), 1, "what is unchanged is not fetched again");
 
     // Both gone again, the first registry too.
-    machine.settings(google)?;
+    machine.settings(&google_registry(&cloud))?;
     daemon.signal(Signal::HUP)?;
     daemon
         .wait_for(|report| report.checks.targets.len() == 1 && report.status == Health::Pass)

@@ -9,7 +9,7 @@ use freshcreds::status::Verdict as Health;
 use rustix::process::Signal;
 
 use crate::cloud::Options;
-use crate::machine::{Daemon, Machine, PROGRAM, ended_with, now, pause, put, registries, run};
+use crate::machine::{Daemon, Machine, PROGRAM, ecr_registry, ended_with, now, pause, put, run};
 
 const LIFE: Duration = Duration::from_secs(6);
 
@@ -96,9 +96,7 @@ impl Clocked {
     async fn start() -> Result<Self> {
         let (mut machine, cloud) = Machine::in_cloud(short()).await?;
         // Google refuses whoever signs with a time that is to come.
-        let all = registries(&cloud);
-        let (ecr, _) = all.split_at(all.rfind("[[registry]]").context("only one registry")?);
-        machine.settings(ecr)?;
+        machine.settings(&ecr_registry(&cloud))?;
         let library = glob_of("/usr/lib", "faketime/libfaketime.so.1")
             .context("faketime is missing: run `make setup`")?;
         let offset = machine.home().join("offset");
