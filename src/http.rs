@@ -171,7 +171,7 @@ impl Question {
 async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
     if let Some(query) = query {
         return match Question::parse(&query) {
-            Ok(question) => judge(&status.fresh_report().await, &question),
+            Ok(question) => judge(&*status.fresh_report().await, &question),
             Err(words) => text(StatusCode::BAD_REQUEST, words + "\n"),
         };
     }
@@ -196,7 +196,7 @@ fn judge(report: &Report, question: &Question) -> Response {
 
 async fn full_status(State(status): State<Arc<Status>>) -> Response {
     let report = status.fresh_report().await;
-    let mut response = (code(&report), Json(report)).into_response();
+    let mut response = (code(&report), Json(&*report)).into_response();
     set(&mut response, header::CONTENT_TYPE, "application/health+json");
     set(&mut response, header::CACHE_CONTROL, "no-store");
     response
@@ -205,7 +205,7 @@ async fn full_status(State(status): State<Arc<Status>>) -> Response {
 async fn all_metrics(State(status): State<Arc<Status>>) -> Response {
     let report = status.fresh_report().await;
     let mut response = text(StatusCode::OK, status.metrics_text(&report));
-    set(&mut response, header::CONTENT_TYPE, metrics::CONTENT_TYPE);
+    set(&mut response, header::CONTENT_TYPE, metrics::OPEN_METRICS);
     response
 }
 

@@ -13,6 +13,7 @@
 //! what the program drives. Its interface is no promise to other programs.
 
 pub mod credential;
+pub mod trouble;
 
 pub mod clock;
 

@@ -1,11 +1,13 @@
 //! The counters and histograms behind `/metrics`, and its text.
 
+use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -23,10 +25,8 @@ pub struct Metrics {
     overwrites: Family<TargetLabel, Counter>,
     merges: Family<TargetLabel, Counter>,
     in_the_way: Family<ObstacleLabels, Gauge>,
-    expiry: Family<HostLabel, Timestamp>,
-    next_refresh: Family<HostLabel, Timestamp>,
-    skew: Family<HostLabel, Gauge>,
-    ready: Gauge,
+    hooks: Family<HookLabels, Counter>,
+    gauges: Gauges,
 }
 
 impl Metrics {
@@ -72,29 +72,9 @@ impl Metrics {
             "Things that make readers of a target pass by its entries, by kind",
             Family::clone(&in_the_way),
         );
-        let expiry = Family::default();
-        registry.register_with_unit(
-            "credential_expiry_timestamp",
-            "When the credential expires that was fetched last",
-            Unit::Seconds,
-            Family::clone(&expiry),
-        );
-        let next_refresh = Family::default();
-        registry.register_with_unit(
-            "next_refresh_timestamp",
-            "When the registry's issuer will be asked next",
-            Unit::Seconds,
-            Family::clone(&next_refresh),
-        );
-        let skew = Family::default();
-        registry.register_with_unit(
-            "clock_skew",
-            "How far the issuer's clock is ahead of this machine's",
-            Unit::Seconds,
-            Family::clone(&skew),
-        );
-        let ready = Gauge::default();
-        registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&ready));
+        let hooks = Family::default();
+        registry.register("hook", "Runs of a hook, by outcome", Family::clone(&hooks));
+        let gauges = Gauges::new(&mut registry);
         Self {
             registry,
             refreshes,
@@ -103,11 +83,14 @@ impl Metrics {
             overwrites,
             merges,
             in_the_way,
-            expiry,
-            next_refresh,
-            skew,
-            ready,
+            hooks,
+            gauges,
         }
+    }
+
+    /// Counts lines of the log that had to be dropped, by what `count` says.
+    pub fn count_dropped_lines(&mut self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.registry.register_collector(Box::new(DroppedLines(Box::new(count))));
     }
 
     /// Counts an attempt to fetch the credential of `host`.
@@ -152,30 +135,15 @@ impl Metrics {
         }
     }
 
-    /// Sets what the gauges show of `host`.
-    pub(crate) fn set_moments(
-        &self,
-        host: &RegistryHost,
-        expiry: Option<SystemTime>,
-        next_refresh: Option<SystemTime>,
-    ) {
-        let label = HostLabel { registry: host.to_string() };
-        for (family, time) in [(&self.expiry, expiry), (&self.next_refresh, next_refresh)] {
-            if let Some(time) = time {
-                let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                family.get_or_create(&label).set(since_epoch.as_secs_f64());
-            }
-        }
+    /// Counts a run of a hook.
+    pub(crate) fn hook_ran(&self, hook: &str, outcome: &'static str) {
+        self.hooks.get_or_create(&HookLabels { hook: hook.to_owned(), outcome }).inc();
     }
 
-    /// Sets by how many seconds the clock of the issuer of `host` is ahead.
-    pub(crate) fn set_skew(&self, host: &RegistryHost, seconds: i64) {
-        self.skew.get_or_create(&HostLabel { registry: host.to_string() }).set(seconds);
-    }
-
-    /// Sets whether all is ready.
-    pub(crate) fn set_ready(&self, ready: bool) {
-        self.ready.set(i64::from(ready));
+    /// What is to be set when somebody asks. What is no longer kept is gone from it.
+    pub(crate) fn gauges(&self) -> &Gauges {
+        self.gauges.clear();
+        &self.gauges
     }
 
     /// Everything, in the text form of OpenMetrics.
@@ -187,10 +155,212 @@ impl Metrics {
     }
 }
 
-/// Of the text that [`Metrics`] gives.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What is set at each answer, rather than counted.
+pub(crate) struct Gauges {
+    ready: Gauge,
+    started: Timestamp,
+    registry_ready: Family<HostLabel, Gauge>,
+    lifetime: Family<HostLabel, Seconds>,
+    expiry: Family<HostLabel, Timestamp>,
+    next_refresh: Family<HostLabel, Timestamp>,
+    last_success: Family<HostLabel, Timestamp>,
+    failures: Family<HostLabel, Gauge>,
+    skew: Family<HostLabel, Gauge>,
+    target_ready: Family<TargetLabel, Gauge>,
+}
 
-type Timestamp = Gauge<f64, AtomicU64>;
+/// What the gauges show of a registry.
+pub(crate) struct RegistryGauges {
+    pub(crate) is_ready: bool,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) expiry: Option<SystemTime>,
+    pub(crate) next_refresh: Option<SystemTime>,
+    pub(crate) last_success: Option<SystemTime>,
+    pub(crate) failures: u32,
+    pub(crate) skew: i64,
+}
+
+impl Gauges {
+    fn new(registry: &mut Registry) -> Self {
+        let gauges = Self {
+            ready: Gauge::default(),
+            started: Timestamp::default(),
+            registry_ready: Family::default(),
+            lifetime: Family::default(),
+            expiry: Family::default(),
+            next_refresh: Family::default(),
+            last_success: Family::default(),
+            failures: Family::default(),
+            skew: Family::default(),
+            target_ready: Family::default(),
+        };
+        registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&gauges.ready));
+        registry.register_with_unit(
+            "start_timestamp",
+            "When the program started",
+            Unit::Seconds,
+            gauges.started.clone(),
+        );
+        registry.register(
+            "registry_ready",
+            "1 if each target has a good credential of the registry where its reader finds it",
+            Family::clone(&gauges.registry_ready),
+        );
+        registry.register_with_unit(
+            "credential_lifetime",
+            "How long the credential that was fetched last lives in all",
+            Unit::Seconds,
+            Family::clone(&gauges.lifetime),
+        );
+        registry.register_with_unit(
+            "credential_expiry_timestamp",
+            "When the credential expires that clients find, the oldest one of all targets; \
+             absent while a target has none",
+            Unit::Seconds,
+            Family::clone(&gauges.expiry),
+        );
+        registry.register_with_unit(
+            "next_refresh_timestamp",
+            "When the registry's issuer will be asked next",
+            Unit::Seconds,
+            Family::clone(&gauges.next_refresh),
+        );
+        registry.register_with_unit(
+            "last_success_timestamp",
+            "When the registry's issuer last gave a credential; absent if it never did",
+            Unit::Seconds,
+            Family::clone(&gauges.last_success),
+        );
+        registry.register(
+            "consecutive_failures",
+            "How many fetches have failed since the last success",
+            Family::clone(&gauges.failures),
+        );
+        registry.register_with_unit(
+            "clock_skew",
+            "How far the issuer's clock is ahead of this machine's",
+            Unit::Seconds,
+            Family::clone(&gauges.skew),
+        );
+        registry.register(
+            "target_ready",
+            "1 if the target has each credential where its reader finds it",
+            Family::clone(&gauges.target_ready),
+        );
+        gauges
+    }
+
+    fn clear(&self) {
+        for family in [&self.registry_ready, &self.failures, &self.skew] {
+            family.clear();
+        }
+        for family in [&self.expiry, &self.next_refresh, &self.last_success] {
+            family.clear();
+        }
+        self.lifetime.clear();
+        self.target_ready.clear();
+    }
+
+    pub(crate) fn set_process(&self, is_ready: bool, started: SystemTime) {
+        self.ready.set(is_ready.into());
+        self.started.set(since_epoch(started));
+    }
+
+    pub(crate) fn set_registry(&self, host: &RegistryHost, values: &RegistryGauges) {
+        let label = HostLabel { registry: host.to_string() };
+        self.registry_ready.get_or_create(&label).set(values.is_ready.into());
+        self.failures.get_or_create(&label).set(values.failures.into());
+        self.skew.get_or_create(&label).set(values.skew);
+        if let Some(lifetime) = values.lifetime {
+            self.lifetime.get_or_create(&label).set(lifetime.as_secs_f64());
+        }
+        for (family, time) in [
+            (&self.expiry, values.expiry),
+            (&self.next_refresh, values.next_refresh),
+            (&self.last_success, values.last_success),
+        ] {
+            if let Some(time) = time {
+                family.get_or_create(&label).set(since_epoch(time));
+            }
+        }
+    }
+
+    pub(crate) fn set_target(&self, target: &str, is_ready: bool) {
+        let label = TargetLabel { target: target.to_owned() };
+        self.target_ready.get_or_create(&label).set(is_ready.into());
+    }
+}
+
+fn since_epoch(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Counted by whoever drops them.
+struct DroppedLines(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for DroppedLines {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("DroppedLines")
+    }
+}
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counter = ConstCounter::new((self.0)());
+        let metric = encoder.encode_descriptor(
+            "log_dropped_lines",
+            "Lines of the log that nobody took, so that they were dropped",
+            None,
+            counter.metric_type(),
+        )?;
+        counter.encode(metric)
+    }
+}
+
+/// The same as Prometheus's older text form, which knows neither units nor an end, and names
+/// counters with their suffix
+/// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+pub(crate) fn classic(open: &str) -> String {
+    let mut help = None;
+    let mut text = String::with_capacity(open.len());
+    for line in open.lines() {
+        let words: Vec<_> = line.splitn(4, ' ').collect();
+        match words.as_slice() {
+            ["#", "EOF"] | ["#", "UNIT", ..] => continue,
+            // Help comes before the type, and both are to have the name of the samples.
+            ["#", "HELP", name, words_of_help] => {
+                help = Some((*name, *words_of_help));
+                continue;
+            }
+            ["#", "TYPE", name, kind] => {
+                let suffix = match *kind {
+                    "counter" => "_total",
+                    "info" => "_info",
+                    _ => "",
+                };
+                let kind = if *kind == "info" { "gauge" } else { kind };
+                if let Some((_, words)) = help.take().filter(|(of, _)| of == name) {
+                    let _ = writeln!(text, "# HELP {name}{suffix} {words}");
+                }
+                let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// Of the text that [`Metrics::text`] gives.
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Of the text that [`classic`] gives.
+pub(crate) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+type Timestamp = Seconds;
+type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefreshLabels {
@@ -201,6 +371,12 @@ struct RefreshLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     target: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    hook: String,
     outcome: &'static str,
 }
 

@@ -294,6 +294,9 @@ impl Refresh {
                 registry.lifetime = Some(life);
                 registry.last_attempt = Some(now);
                 registry.last_success = Some(now);
+                if outcome == SUCCESS {
+                    registry.history.renewed(now);
+                }
                 registry.failing = None;
                 registry.next = Some(next);
             });
@@ -342,9 +345,10 @@ impl Refresh {
         let expires = life.map(Lifetime::expires);
         let next = schedule::after_failure(now, expires, failure, self.dice.f64());
         for host in &self.assignment.hosts {
-            self.status.metrics.refreshed(host, error.kind());
+            self.status.metrics.refreshed(host, error.kind().as_str());
             self.status.set_registry(host, |registry| {
                 registry.last_attempt = Some(now);
+                registry.history.failed(now);
                 registry.failing = Some(Failing::after(
                     registry.failing.as_ref(),
                     now,
@@ -356,7 +360,7 @@ impl Refresh {
         }
         warn!(
             origin = %self.assignment.origin,
-            kind = error.kind(),
+            kind = %error.kind(),
             %error,
             failures = self.failures,
             left = %humantime::format_duration(Duration::from_secs(

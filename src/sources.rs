@@ -21,6 +21,7 @@ pub use self::skew::Skew;
 use crate::clock::Clock;
 use crate::credential::{BadCredential, Credential, Lifetime, RegistryHost};
 use crate::schedule::Issuer;
+use crate::trouble;
 
 /// Mints credentials for every registry of one [`Origin`].
 pub trait Source: Send + Sync {
@@ -270,21 +271,21 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// A short fixed word for logs, metrics and reports.
+    /// What is wrong, by kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> trouble::Kind {
         match self {
-            Self::NoCredentials { .. } => "no_credentials",
-            Self::BadCredentials { .. } => "bad_credentials",
-            Self::Denied { .. } => "denied",
-            Self::Refused { .. } => "refused",
-            Self::Throttled { .. } => "throttled",
-            Self::Server { .. } => "server_error",
-            Self::Unreachable { .. } => "unreachable",
-            Self::TimedOut { .. } => "timeout",
-            Self::BadAnswer { .. } => "bad_answer",
-            Self::Rejected { .. } => "rejected",
-            Self::ExpiredAnswer { .. } => "expired_answer",
+            Self::NoCredentials { .. } => trouble::Kind::NoCredentials,
+            Self::BadCredentials { .. } => trouble::Kind::BadCredentials,
+            Self::Denied { .. } => trouble::Kind::Denied,
+            Self::Refused { .. } => trouble::Kind::Refused,
+            Self::Throttled { .. } => trouble::Kind::Throttled,
+            Self::Server { .. } => trouble::Kind::ServerError,
+            Self::Unreachable { .. } => trouble::Kind::Unreachable,
+            Self::TimedOut { .. } => trouble::Kind::Timeout,
+            Self::BadAnswer { .. } => trouble::Kind::BadAnswer,
+            Self::Rejected { .. } => trouble::Kind::Rejected,
+            Self::ExpiredAnswer { .. } => trouble::Kind::ExpiredAnswer,
         }
     }
 

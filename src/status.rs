@@ -4,9 +4,11 @@
 //! Nothing here remembers that something is ready. Readiness is worked out from
 //! the clock and from what was last found in the targets, each time someone asks.
 
+mod history;
+mod readiness;
 mod report;
+mod state;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,131 +18,35 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
+pub use self::readiness::Judgement;
+use self::readiness::Moment;
 pub use self::report::{
-    Checks, CredentialReport, NotKept, Report, SettingsReport, TargetReport, Trouble, Verdict,
+    Checks, CredentialReport, HookReport, NotKept, QuarterReport, Report, SettingsReport,
+    TargetReport, Trouble, Verdict,
 };
+pub(crate) use self::state::{Failing, Hook, InTheWay, Registry, State, Target, Verified};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
-use crate::metrics::Metrics;
-use crate::registry::Answer;
-use crate::schedule::Next;
+use crate::metrics::{Metrics, RegistryGauges};
 use crate::sources::{Origin, Skew};
+use crate::trouble;
 
 /// The one value that the loops write and everyone else reads.
 pub struct Status {
     clock: Clock,
+    /// When the program started, by our time.
+    started: SystemTime,
     state: watch::Sender<State>,
+    /// Grows with each change of the state.
+    version: AtomicU64,
+    /// What was worked out last, as long as it holds.
+    judged: Mutex<Option<(u64, Judgement)>>,
+    reported: Mutex<Option<(u64, SystemTime, Arc<Report>)>>,
     /// The counters and histograms, for `/metrics`.
     pub metrics: Metrics,
     /// Changes when someone wants every target to look at its file again.
     look_again: watch::Sender<()>,
     pulses: Mutex<Vec<Pulse>>,
-}
-
-/// What the loops know. Each changes what is its own.
-#[derive(Clone, Debug)]
-pub(crate) struct State {
-    pub(crate) registries: BTreeMap<RegistryHost, Registry>,
-    pub(crate) targets: Vec<Target>,
-    /// What is wrong with the settings that were to be gone by last.
-    pub(crate) bad_settings: Option<Failing>,
-}
-
-/// What is known about a registry's credential.
-#[derive(Clone, Debug)]
-pub(crate) struct Registry {
-    pub(crate) origin: Origin,
-    pub(crate) identity: Option<String>,
-    pub(crate) lifetime: Option<Lifetime>,
-    /// How far its issuer's clock was from ours when it was asked last.
-    pub(crate) skew: Option<Skew>,
-    pub(crate) last_success: Option<SystemTime>,
-    pub(crate) last_attempt: Option<SystemTime>,
-    /// The last failure, until a fetch succeeds.
-    pub(crate) failing: Option<Failing>,
-    pub(crate) next: Option<Next>,
-    /// What the registry itself said to the credential, if it was asked.
-    pub(crate) verified: Option<Verified>,
-}
-
-/// What a registry said to its credential.
-#[derive(Clone, Debug)]
-pub(crate) struct Verified {
-    pub(crate) at: SystemTime,
-    pub(crate) answer: Answer,
-}
-
-/// What is known about a target.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Target {
-    pub(crate) path: PathBuf,
-    /// When the file was last looked at, by the monotonic clock.
-    pub(crate) looked: Option<Duration>,
-    /// When it was last found to be as it should.
-    pub(crate) verified: Option<SystemTime>,
-    pub(crate) last_write: Option<SystemTime>,
-    /// What keeps others' updates safe while the file is written.
-    pub(crate) protection: Option<&'static str>,
-    /// Whether the file cannot be watched.
-    pub(crate) is_polled: bool,
-    /// Who reads it.
-    pub(crate) reader: &'static str,
-    /// What was found: for each host that has a credential, the expiry of the
-    /// one that stands in the file.
-    pub(crate) found: BTreeMap<RegistryHost, SystemTime>,
-    /// What makes a reader pass by what is in the file, and whose entry.
-    pub(crate) in_the_way: Vec<InTheWay>,
-    pub(crate) failing: Option<Failing>,
-}
-
-/// Something that makes a reader pass by an entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InTheWay {
-    pub(crate) kind: &'static str,
-    pub(crate) message: String,
-    pub(crate) hidden: Vec<RegistryHost>,
-}
-
-/// A run of failures.
-#[derive(Clone, Debug)]
-pub(crate) struct Failing {
-    pub(crate) kind: &'static str,
-    pub(crate) message: String,
-    pub(crate) since: SystemTime,
-    pub(crate) count: u32,
-}
-
-impl Failing {
-    /// The run after one more failure.
-    pub(crate) fn after(
-        before: Option<&Self>,
-        now: SystemTime,
-        kind: &'static str,
-        message: String,
-    ) -> Self {
-        Self {
-            kind,
-            message,
-            since: before.map_or(now, |before| before.since),
-            count: before.map_or(1, |before| before.count.saturating_add(1)),
-        }
-    }
-}
-
-impl Registry {
-    fn new(origin: Origin) -> Self {
-        Self {
-            origin,
-            identity: None,
-            lifetime: None,
-            skew: None,
-            last_success: None,
-            last_attempt: None,
-            failing: None,
-            next: None,
-            verified: None,
-        }
-    }
 }
 
 impl Status {
@@ -151,15 +57,18 @@ impl Status {
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
         targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
     ) -> Self {
-        let state = State { registries: BTreeMap::new(), targets: Vec::new(), bad_settings: None };
         let status = Self {
+            started: clock.now(),
             clock,
-            state: watch::Sender::new(state),
+            state: watch::Sender::default(),
+            version: AtomicU64::new(0),
+            judged: Mutex::default(),
+            reported: Mutex::default(),
             metrics: Metrics::new(),
             look_again: watch::Sender::new(()),
             pulses: Mutex::default(),
         };
-        status.follow(registries, targets);
+        status.follow(registries, targets, []);
         status
     }
 
@@ -168,8 +77,9 @@ impl Status {
         &self,
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
         targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
+        hooks: impl IntoIterator<Item = String>,
     ) {
-        self.state.send_modify(|state| {
+        self.change(|state| {
             let mut before = std::mem::take(&mut state.registries);
             for (host, origin) in registries {
                 let known = before.remove(&host).filter(|registry| registry.origin == origin);
@@ -181,29 +91,81 @@ impl Status {
                 let known = known.map(|index| before.swap_remove(index)).unwrap_or_default();
                 state.targets.push(Target { path, reader, ..known });
             }
+            let mut before = std::mem::take(&mut state.hooks);
+            for name in hooks {
+                let known = before.iter().position(|hook| hook.name == name);
+                let known = known.map(|index| before.swap_remove(index));
+                let new = || Hook { name, last_run: None, failing: None };
+                state.hooks.push(known.unwrap_or_else(new));
+            }
         });
+    }
+
+    /// Changes what is known.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+        // After it: who sees the new version sees the new state.
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Says what is wrong with the newest settings, if anything is.
     pub(crate) fn set_bad_settings(&self, message: Option<String>) {
         let now = self.clock.now();
-        self.state.send_modify(|state| {
-            state.bad_settings =
-                message.map(|message| Failing::after(None, now, "bad_settings", message));
+        self.change(|state| {
+            state.bad_settings = message.map(|message| {
+                let before = state.bad_settings.as_ref();
+                Failing::after(before, now, trouble::Kind::BadSettings, message)
+            });
         });
     }
 
-    /// Everything, as it is now.
+    /// Everything, as it is now by the last looks at the targets.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report::of(&self.state.borrow(), &self.clock)
+        Report::of(&self.state.borrow(), self.started, &Moment::of(&self.clock))
     }
 
     /// Everything, after each target has looked at its file.
+    pub async fn fresh_report(&self) -> Arc<Report> {
+        self.look().await;
+        let version = self.version.load(Ordering::Acquire);
+        let at = Moment::of(&self.clock);
+        let mut reported = lock(&self.reported);
+        if let Some((of, until, report)) = &*reported
+            && *of == version
+            && at.now < *until
+        {
+            return Arc::clone(report);
+        }
+        let state = self.state.borrow();
+        let report = Arc::new(Report::of(&state, self.started, &at));
+        *reported = Some((version, readiness::good_until(&state, at.now), Arc::clone(&report)));
+        report
+    }
+
+    /// How it is, after each target has looked at its file: what a probe asks, at little
+    /// cost however much is kept fresh.
+    pub async fn fresh_judgement(&self) -> Judgement {
+        self.look().await;
+        let version = self.version.load(Ordering::Acquire);
+        let at = Moment::of(&self.clock);
+        let mut judged = lock(&self.judged);
+        if let Some((of, judgement)) = *judged
+            && of == version
+            && at.now < judgement.until
+        {
+            return judgement;
+        }
+        let judgement = readiness::judge(&self.state.borrow(), &at);
+        *judged = Some((version, judgement));
+        judgement
+    }
+
+    /// Waits until each target has looked at its file.
     ///
-    /// A look that is younger than a second will do, and a target that does not
-    /// answer within two is reported with the look that it had.
-    pub async fn fresh_report(&self) -> Report {
+    /// A look that is younger than a second will do, and a target that does not answer
+    /// within two counts with the look that it had.
+    async fn look(&self) {
         let now = self.clock.monotonic();
         let is_fresh = |state: &State| {
             state.targets.iter().all(|target| {
@@ -212,13 +174,13 @@ impl Status {
                 target.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_LASTS)
             })
         };
-        if !is_fresh(&self.state.borrow()) {
-            let mut changes = self.state.subscribe();
-            self.look_again.send_replace(());
-            let wait = changes.wait_for(is_fresh);
-            drop(tokio::time::timeout(LOOK_LIMIT, wait).await);
+        if is_fresh(&self.state.borrow()) {
+            return;
         }
-        self.report()
+        let mut changes = self.state.subscribe();
+        self.look_again.send_replace(());
+        let wait = changes.wait_for(is_fresh);
+        drop(tokio::time::timeout(LOOK_LIMIT, wait).await);
     }
 
     /// Whether every loop has turned lately. Nothing about a cloud or a disk
@@ -243,12 +205,12 @@ impl Status {
     }
 
     fn pulses(&self) -> MutexGuard<'_, Vec<Pulse>> {
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pulses)
     }
 
     /// Changes what is known about a registry.
     pub(crate) fn set_registry(&self, host: &RegistryHost, change: impl FnOnce(&mut Registry)) {
-        self.state.send_modify(|state| {
+        self.change(|state| {
             if let Some(registry) = state.registries.get_mut(host) {
                 change(registry);
             }
@@ -257,9 +219,18 @@ impl Status {
 
     /// Changes what is known about a target.
     pub(crate) fn set_target(&self, path: &Path, change: impl FnOnce(&mut Target)) {
-        self.state.send_modify(|state| {
+        self.change(|state| {
             if let Some(target) = state.targets.iter_mut().find(|target| target.path == path) {
                 change(target);
+            }
+        });
+    }
+
+    /// Changes what is known about a hook.
+    pub(crate) fn set_hook(&self, name: &str, change: impl FnOnce(&mut Hook)) {
+        self.change(|state| {
+            if let Some(hook) = state.hooks.iter_mut().find(|hook| hook.name == name) {
+                change(hook);
             }
         });
     }
@@ -282,13 +253,28 @@ impl Status {
 
     /// What is counted, and what the gauges show at the moment of `report`.
     pub(crate) fn metrics_text(&self, report: &Report) -> String {
-        for (host, registry) in &self.state.borrow().registries {
-            let expiry = registry.lifetime.map(|life| self.clock.to_wall(life.expires()));
-            let next = registry.next.map(|next| self.clock.to_wall(next.at));
-            self.metrics.set_moments(host, expiry, next);
-            self.metrics.set_skew(host, registry.skew.map_or(0, Skew::seconds));
+        let state = self.state.borrow();
+        let gauges = self.metrics.gauges();
+        let wall = |time: SystemTime| self.clock.to_wall(time);
+        gauges.set_process(report.is_ready(), wall(self.started));
+        for (check, (host, registry)) in report.checks.credentials.iter().zip(&state.registries) {
+            gauges.set_registry(
+                host,
+                &RegistryGauges {
+                    is_ready: check.status != Verdict::Fail,
+                    lifetime: registry.lifetime.map(Lifetime::length),
+                    expiry: report::usable_until(host, registry, &state.targets).map(wall),
+                    next_refresh: registry.next.map(|next| wall(next.at)),
+                    last_success: registry.last_success.map(wall),
+                    failures: check.consecutive_failures,
+                    skew: registry.skew.map_or(0, Skew::seconds),
+                },
+            );
         }
-        self.metrics.set_ready(report.is_ready());
+        for check in &report.checks.targets {
+            gauges.set_target(&check.component_id, check.status != Verdict::Fail);
+        }
+        drop(gauges);
         self.metrics.text()
     }
 
@@ -335,6 +321,10 @@ impl<F: Future> Watched<F> {
         self.pulse.beat();
         self.work.as_mut().poll(context)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How old a look at a target may be for an answer to be true.

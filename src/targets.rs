@@ -48,6 +48,7 @@ use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
 use crate::schedule::{self, Failure};
 use crate::status::{Failing, InTheWay, Status};
+use crate::trouble;
 
 /// What the settings say about one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,7 +307,12 @@ impl Target {
     /// Whether what failed last can be mended by whoever writes the file.
     fn is_for_the_content(&self) -> bool {
         let failing = self.known(|target| target.failing.clone()).flatten();
-        failing.is_none_or(|failing| ["invalid", "not_a_file", "contended"].contains(&failing.kind))
+        failing.is_none_or(|failing| {
+            matches!(
+                failing.kind,
+                trouble::Kind::Invalid | trouble::Kind::NotAFile | trouble::Kind::Contended
+            )
+        })
     }
 
     /// What a turn at the file needs.
@@ -333,6 +339,7 @@ impl Target {
     async fn reconcile(&mut self, may_write: bool) -> Reconciled {
         let work = self.work(may_write);
         let looked = self.clock.monotonic();
+        self.status.set_target(&self.options.path, |target| target.busy_since = Some(looked));
         // The disk may take its time; the other loops must not wait for it.
         let Ok((work, mut outcome)) = tokio::task::spawn_blocking(move || {
             let outcome = work.reconcile();
@@ -345,6 +352,8 @@ impl Target {
         };
         if let Some(look) = outcome.look.as_ref().filter(|_| self.options.hidden == Hidden::Store) {
             let helpers = look.helpers.clone();
+            // A helper that takes its time is no disk that hangs.
+            self.status.set_target(&self.options.path, |target| target.busy_since = None);
             if let Err(error) = self.store(&helpers).await {
                 outcome.error = outcome.error.or(Some(error));
             }
@@ -432,12 +441,13 @@ impl Target {
             error = Some(TargetError::NotNow);
         }
         let is_as_wanted = error.is_none();
-        let in_the_way = look.as_ref().map_or_else(Vec::new, |look| self.in_the_way(look));
+        let in_the_way = look.as_ref().map_or_else(Vec::new, |look| self.in_the_way(look, now));
         self.tell(&work, wrote, conflicts, was_overwritten, error.as_ref(), &in_the_way);
         let mut found = look.as_ref().map(|look| look.found.clone()).unwrap_or_default();
         found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
         self.status.set_target(&self.options.path, |target| {
             target.looked = Some(looked);
+            target.busy_since = None;
             target.found = found;
             target.in_the_way = in_the_way;
             target.protection = protection.map(replace::Protection::as_str).or(target.protection);
@@ -446,6 +456,7 @@ impl Target {
             }
             if wrote {
                 target.last_write = Some(now);
+                target.writes += 1;
             }
             target.failing = match &error {
                 None => None,
@@ -482,7 +493,7 @@ impl Target {
         }
     }
 
-    fn in_the_way(&self, look: &Look) -> Vec<InTheWay> {
+    fn in_the_way(&self, look: &Look, now: SystemTime) -> Vec<InTheWay> {
         let reader = self.options.reader;
         let describe = |obstacle: &Obstacle| {
             let asks_helper =
@@ -501,9 +512,15 @@ impl Target {
                 kind: obstacle.kind(),
                 message: obstacle.to_string(),
                 hidden: hosts,
+                since: now,
             })
         };
-        look.obstacles.iter().filter_map(describe).collect()
+        let found = look.obstacles.iter().filter_map(describe);
+        let known = self.known(|target| target.in_the_way.clone()).unwrap_or_default();
+        // What was there before keeps the time at which it was found first.
+        let aged =
+            found.map(|new| known.iter().find(|old| old.is_same(&new)).cloned().unwrap_or(new));
+        aged.collect()
     }
 
     /// Counts and logs what is new about a turn.
@@ -530,7 +547,7 @@ impl Target {
                 "there are new credentials"
             };
             // A tug of war is told once, not at each pull.
-            if failing.as_ref().is_none_or(|failing| failing.kind != "tug_of_war") {
+            if failing.as_ref().is_none_or(|failing| failing.kind != trouble::Kind::TugOfWar) {
                 info!(target_file, ?hosts, because, "credentials written");
             }
         }
@@ -541,24 +558,24 @@ impl Target {
             None | Some(TargetError::NotNow) => {}
             Some(error) => {
                 if !matches!(error, TargetError::TugOfWar { .. }) {
-                    self.status.metrics.wrote(&target_file, error.kind());
+                    self.status.metrics.wrote(&target_file, error.kind().as_str());
                 }
                 let message = error.to_string();
                 if failing.is_none_or(|failing| {
                     failing.kind != error.kind()
-                        || failing.kind != "tug_of_war" && failing.message != message
+                        || failing.kind != trouble::Kind::TugOfWar && failing.message != message
                 }) {
-                    warn!(target_file, kind = error.kind(), %error, "target not as it should be");
+                    warn!(target_file, kind = %error.kind(), %error, "target not as it should be");
                 }
             }
         }
-        let kinds: Vec<_> = in_the_way.iter().map(|obstacle| obstacle.kind).collect();
-        let before = known.iter().map(|obstacle| obstacle.kind);
+        let kinds: Vec<_> = in_the_way.iter().map(|obstacle| obstacle.kind.as_str()).collect();
+        let before = known.iter().map(|obstacle| obstacle.kind.as_str());
         self.status.metrics.set_in_the_way(&target_file, before, &kinds);
         for InTheWay { kind, message, .. } in
-            in_the_way.iter().filter(|obstacle| !known.contains(obstacle))
+            in_the_way.iter().filter(|one| !known.iter().any(|known| known.is_same(one)))
         {
-            warn!(target_file, kind, detail = message, "readers pass by the credentials");
+            warn!(target_file, %kind, detail = message, "readers pass by the credentials");
         }
     }
 

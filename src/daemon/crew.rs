@@ -85,6 +85,7 @@ impl Crew {
         self.status.follow(
             registries.map(|registry| (registry.host.clone(), registry.origin.clone())),
             targets.map(|target| (target.path.clone(), target.reader.as_str())),
+            [],
         );
     }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Failing, Registry, State, Target, Verified};
-use crate::clock::Clock;
+use super::history::Quarter;
+use super::readiness::{Moment, lack};
+use super::state::{Failing, Hook, InTheWay, Registry, State, Target};
 use crate::credential::RegistryHost;
 use crate::registry::Answer;
-use crate::schedule::Reason;
 use crate::sources::Skew;
+use crate::trouble;
 
 /// Everything that is known at one moment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -28,6 +29,8 @@ pub struct Report {
     pub release_id: String,
     /// When it was so, in RFC 3339.
     pub time: String,
+    /// When the program started.
+    pub started: String,
     /// What is wrong, a sentence each; empty if nothing is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
@@ -44,6 +47,9 @@ pub struct Checks {
     /// In the order of the settings.
     #[serde(rename = "target:file")]
     pub targets: Vec<TargetReport>,
+    /// In the order of the settings.
+    #[serde(rename = "hook:run", default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookReport>,
     /// The settings, if the newest cannot be gone by.
     #[serde(rename = "settings", default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<SettingsReport>,
@@ -59,6 +65,36 @@ pub struct SettingsReport {
     pub status: Verdict,
     /// What is wrong.
     pub last_error: Trouble,
+}
+
+/// What is known about a hook.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookReport {
+    /// What it runs, or whom it signals.
+    pub component_id: String,
+    /// Always `hook`.
+    pub component_type: String,
+    /// Warn if its last run failed.
+    pub status: Verdict,
+    /// When it ran last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<String>,
+    /// The last failure, until it succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Trouble>,
+}
+
+/// What came of the fetches of a quarter of an hour.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarterReport {
+    /// When it began.
+    pub start: String,
+    /// How many new credentials came.
+    pub renewals: u32,
+    /// How many fetches failed.
+    pub failures: u32,
 }
 
 /// What is known about a registry's credential.
@@ -80,6 +116,9 @@ pub struct CredentialReport {
     /// while a target has an older one, and absent if one has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usable_seconds: Option<u64>,
+    /// Until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usable_until: Option<String>,
     /// Which source.
     pub kind: String,
     /// Which issuer, as settings and host name say it.
@@ -121,9 +160,16 @@ pub struct CredentialReport {
     /// When it was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<String>,
-    /// Why it is not ready; absent if it is.
+    /// Why it is not ready, in a sentence; absent if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// The same, with all that is known about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<Trouble>,
+    /// The last day, by the quarter of an hour, oldest first; without those in which
+    /// nothing happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<QuarterReport>,
 }
 
 /// What is known about a target.
@@ -162,13 +208,17 @@ pub struct TargetReport {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trouble {
-    /// A short fixed word.
+    /// A short fixed word, which `docs/operations.md` has an entry for.
     pub kind: String,
     /// A sentence for people.
     pub message: String,
+    /// What to do about it.
+    pub remedy: String,
     /// Since when it has been so, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// How often in a row.
+    pub count: u32,
 }
 
 /// How something is.
@@ -245,27 +295,28 @@ impl Report {
         Ok(why)
     }
 
-    pub(super) fn of(state: &State, clock: &Clock) -> Self {
-        let now = Now { time: clock.now(), clock };
+    pub(super) fn of(state: &State, started: SystemTime, at: &Moment<'_>) -> Self {
         let credentials: Vec<_> = state
             .registries
             .iter()
-            .map(|(host, registry)| credential(host, registry, &state.targets, &now))
+            .map(|(host, registry)| credential(host, registry, &state.targets, at))
             .collect();
-        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state, &now)).collect();
+        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state, at)).collect();
+        let hooks: Vec<_> = state.hooks.iter().map(|one| hook(one, at)).collect();
         let settings: Vec<_> = state
             .bad_settings
             .iter()
             .map(|failing| SettingsReport {
                 component_type: "settings".to_owned(),
                 status: Verdict::Warn,
-                last_error: trouble(failing, &now),
+                last_error: failed(failing, at),
             })
             .collect();
         let worst = credentials
             .iter()
             .map(|check| check.status)
             .chain(targets.iter().map(|check| check.status))
+            .chain(hooks.iter().map(|check| check.status))
             .chain(settings.iter().map(|check| check.status))
             .max();
         let output = credentials
@@ -287,6 +338,10 @@ impl Report {
                     .chain(&check.in_the_way)
                     .map(|trouble| format!("{}: {}", check.component_id, trouble.message))
             }))
+            .chain(hooks.iter().filter_map(|check| {
+                let trouble = check.last_error.as_ref()?;
+                Some(format!("the hook {}: {}", check.component_id, trouble.message))
+            }))
             .chain(settings.iter().map(|check| {
                 format!(
                     "the new settings mean nothing, so the old ones stay: {}",
@@ -299,9 +354,10 @@ impl Report {
             service_id: env!("CARGO_PKG_NAME").to_owned(),
             version: FORM_VERSION.to_owned(),
             release_id: env!("CARGO_PKG_VERSION").to_owned(),
-            time: now.show(now.time),
+            time: at.show(at.now),
+            started: at.show(started),
             output,
-            checks: Checks { credentials, targets, settings },
+            checks: Checks { credentials, targets, hooks, settings },
         }
     }
 }
@@ -318,33 +374,36 @@ fn credential(
     host: &RegistryHost,
     registry: &Registry,
     targets: &[Target],
-    now: &Now<'_>,
+    at: &Moment<'_>,
 ) -> CredentialReport {
-    let output = why_not_ready(host, registry, targets, now.time);
-    let status = match (&output, &registry.failing) {
+    let lack = lack(host, registry, targets, at);
+    let status = match (&lack, &registry.failing) {
         (Some(_), _) => Verdict::Fail,
         (None, Some(_)) => Verdict::Warn,
         (None, None) => Verdict::Pass,
     };
     let life = registry.lifetime;
+    let usable = if lack.is_some() { None } else { usable_until(host, registry, targets) };
     CredentialReport {
         component_id: host.to_string(),
         component_type: "registry".to_owned(),
         status,
-        observed_value: life.map(|life| life.left(now.time).as_secs()),
+        observed_value: life.map(|life| life.left(at.now).as_secs()),
         observed_unit: "s".to_owned(),
-        usable_seconds: if output.is_some() { None } else { usable(host, targets, now.time) },
+        usable_seconds: usable
+            .map(|until| until.duration_since(at.now).unwrap_or_default().as_secs()),
+        usable_until: usable.map(|until| at.show(until)),
         kind: registry.origin.kind().as_str().to_owned(),
         origin: registry.origin.to_string(),
         clock_skew_seconds: registry.skew.map(Skew::seconds),
         identity: registry.identity.clone(),
-        issued: life.map(|life| now.show(life.issued())),
-        expires: life.map(|life| now.show(life.expires())),
-        last_success: registry.last_success.map(|time| now.show(time)),
-        last_attempt: registry.last_attempt.map(|time| now.show(time)),
+        issued: life.map(|life| at.show(life.issued())),
+        expires: life.map(|life| at.show(life.expires())),
+        last_success: registry.last_success.map(|time| at.show(time)),
+        last_attempt: registry.last_attempt.map(|time| at.show(time)),
         consecutive_failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
-        last_error: registry.failing.as_ref().map(|failing| trouble(failing, now)),
-        next_refresh: registry.next.map(|next| now.show(next.at)),
+        last_error: registry.failing.as_ref().map(|failing| failed(failing, at)),
+        next_refresh: registry.next.map(|next| at.show(next.at)),
         next_refresh_reason: registry.next.map(|next| next.reason.to_string()),
         verification: registry.verified.as_ref().map(|verified| {
             match verified.answer {
@@ -354,65 +413,26 @@ fn credential(
             }
             .to_owned()
         }),
-        verified: registry.verified.as_ref().map(|verified| now.show(verified.at)),
-        output,
+        verified: registry.verified.as_ref().map(|verified| at.show(verified.at)),
+        output: lack.as_ref().map(ToString::to_string),
+        not_ready: lack.map(|lack| {
+            trouble(lack.kind(), lack.to_string(), lack.since().map(|since| at.show(since)), 1)
+        }),
+        history: registry.history.of_last_day(at.now).map(|one| quarter(one, at)).collect(),
     }
 }
 
-/// For how long every target has a good credential of `host`.
-fn usable(host: &RegistryHost, targets: &[Target], now: SystemTime) -> Option<u64> {
-    let left = targets.iter().map(|target| {
-        let expires = target.found.get(host)?;
-        Some(expires.duration_since(now).unwrap_or_default().as_secs())
-    });
-    left.min()?
-}
-
-/// What keeps a client from using the credential of `host`, if anything does.
-///
-/// The times are those of the tokens that stand in the files, which need not be
-/// the ones that were fetched last.
-fn why_not_ready(
+/// Until when every target has a good credential of `host`; nothing if one has none.
+pub(super) fn usable_until(
     host: &RegistryHost,
     registry: &Registry,
     targets: &[Target],
-    now: SystemTime,
-) -> Option<String> {
-    let Some(life) = registry.lifetime else {
-        let is_waiting = registry.next.is_some_and(|next| next.reason == Reason::Waiting);
-        return Some(if is_waiting {
-            format!("waiting for a credential: {}", Reason::Waiting)
-        } else {
-            "there is no credential yet".to_owned()
-        });
-    };
-    if life.is_over(now) {
-        let ago = now.duration_since(life.expires()).unwrap_or_default();
-        return Some(format!(
-            "the credential expired {} ago",
-            humantime::format_duration(Duration::from_secs(ago.as_secs()))
-        ));
-    }
-    if let Some(Verified { answer: Answer::Refused { detail }, .. }) = &registry.verified {
-        return Some(format!("the registry refuses the credential ({detail})"));
-    }
-    targets.iter().find_map(|target| {
-        let path = target.path.display();
-        match target.found.get(host) {
-            None => Some(format!("it is not in {path}")),
-            Some(expires) if *expires <= now => Some(format!("the one in {path} has expired")),
-            Some(_) => {
-                target.in_the_way.iter().find(|obstacle| obstacle.hidden.contains(host)).map(
-                    |obstacle| {
-                        format!("{} passes by it in {path}: {}", target.reader, obstacle.message)
-                    },
-                )
-            }
-        }
-    })
+) -> Option<SystemTime> {
+    let fetched = registry.lifetime?.expires();
+    targets.iter().try_fold(fetched, |until, target| Some(until.min(*target.found.get(host)?)))
 }
 
-fn target(target: &Target, state: &State, now: &Now<'_>) -> TargetReport {
+fn target(target: &Target, state: &State, at: &Moment<'_>) -> TargetReport {
     let is_in_vain = target.in_the_way.iter().any(|obstacle| !obstacle.hidden.is_empty());
     let lacks_one = state
         .registries
@@ -429,39 +449,48 @@ fn target(target: &Target, state: &State, now: &Now<'_>) -> TargetReport {
         component_id: target.path.display().to_string(),
         component_type: "target".to_owned(),
         status,
-        verified: target.verified.map(|time| now.show(time)),
-        last_write: target.last_write.map(|time| now.show(time)),
+        verified: target.verified.map(|time| at.show(time)),
+        last_write: target.last_write.map(|time| at.show(time)),
         reader: target.reader.to_owned(),
         protection: target.protection.map(str::to_owned),
         watched_by: if target.is_polled { "poll" } else { "events" }.to_owned(),
-        last_error: target.failing.as_ref().map(|failing| trouble(failing, now)),
-        in_the_way: target
-            .in_the_way
-            .iter()
-            .map(|obstacle| Trouble {
-                kind: obstacle.kind.to_owned(),
-                message: obstacle.message.clone(),
-                since: None,
-            })
-            .collect(),
+        last_error: target.failing.as_ref().map(|failing| failed(failing, at)),
+        in_the_way: target.in_the_way.iter().map(|obstacle| in_the_way(obstacle, at)).collect(),
     }
 }
 
-fn trouble(failing: &Failing, now: &Now<'_>) -> Trouble {
-    Trouble {
-        kind: failing.kind.to_owned(),
-        message: failing.message.clone(),
-        since: Some(now.show(failing.since)),
+fn hook(hook: &Hook, at: &Moment<'_>) -> HookReport {
+    HookReport {
+        component_id: hook.name.clone(),
+        component_type: "hook".to_owned(),
+        status: if hook.failing.is_some() { Verdict::Warn } else { Verdict::Pass },
+        last_run: hook.last_run.map(|time| at.show(time)),
+        last_error: hook.failing.as_ref().map(|failing| failed(failing, at)),
     }
 }
 
-/// The moment of a report.
-struct Now<'a> {
-    time: SystemTime,
-    clock: &'a Clock,
+fn quarter(quarter: &Quarter, at: &Moment<'_>) -> QuarterReport {
+    QuarterReport {
+        start: at.show(quarter.start()),
+        renewals: quarter.renewals,
+        failures: quarter.failures,
+    }
 }
 
-impl Now<'_> {
+fn failed(failing: &Failing, at: &Moment<'_>) -> Trouble {
+    trouble(failing.kind, failing.message.clone(), Some(at.show(failing.since)), failing.count)
+}
+
+fn in_the_way(obstacle: &InTheWay, at: &Moment<'_>) -> Trouble {
+    trouble(obstacle.kind, obstacle.message.clone(), Some(at.show(obstacle.since)), 1)
+}
+
+fn trouble(kind: trouble::Kind, message: String, since: Option<String>, count: u32) -> Trouble {
+    let (kind, remedy) = (kind.as_str().to_owned(), kind.remedy().to_owned());
+    Trouble { kind, message, remedy, since, count }
+}
+
+impl Moment<'_> {
     /// One of our times, as people write it.
     fn show(&self, time: SystemTime) -> String {
         humantime::format_rfc3339_seconds(self.clock.to_wall(time)).to_string()

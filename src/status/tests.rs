@@ -1,5 +1,8 @@
 use super::*;
-use crate::schedule::Reason;
+use std::collections::BTreeMap;
+
+use crate::credential::Lifetime;
+use crate::schedule::{Next, Reason};
 
 fn host(text: &str) -> RegistryHost {
     text.parse().unwrap()
@@ -38,7 +41,7 @@ fn fail(status: &Status) {
         registry.failing = Some(Failing::after(
             registry.failing.as_ref(),
             status.clock.now(),
-            "unreachable",
+            trouble::Kind::Unreachable,
             message,
         ));
     });
@@ -101,8 +104,13 @@ async fn an_older_token_in_the_file_counts_with_its_own_expiry() {
 async fn what_hides_an_entry_makes_it_not_ready() {
     let status = status();
     fetch(&status, HOUR);
-    let obstacle =
-        |hidden| InTheWay { kind: "cred_helper", message: "a helper".to_owned(), hidden };
+    let since = status.clock.now();
+    let obstacle = |hidden| InTheWay {
+        kind: trouble::Kind::CredHelper,
+        message: "a helper".to_owned(),
+        hidden,
+        since,
+    };
     status.set_target(Path::new("/config.json"), |target| {
         target.in_the_way = vec![obstacle(vec![host("gcr.io")])];
     });

@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::lease::{self, Lease};
 use super::place::Place;
 use super::points;
+use crate::trouble;
 
 /// What was found at a path: the content, and by what to tell that it is still
 /// the same.
@@ -299,27 +300,31 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// A short fixed word for logs and metrics.
+    /// What is wrong, by kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> trouble::Kind {
         match self {
-            Self::Busy { .. } => "busy",
-            Self::MountPoint { .. } => "mount_point",
-            Self::Missing { .. } => "missing",
-            Self::NoLease { .. } => "no_lease",
-            Self::NoState { .. } => "no_state",
-            Self::ForeignLink { .. } => "foreign_link",
-            Self::Planted { .. } => "foreign_file",
-            Self::NotAFile { .. } => "not_a_file",
-            Self::Circle { .. } => "link_circle",
-            Self::TooLarge { .. } => "too_large",
-            Self::Step { step: Step::Rename, source, .. } if is_forbidden(source) => "immutable",
+            Self::Busy { .. } => trouble::Kind::Busy,
+            Self::MountPoint { .. } => trouble::Kind::MountPoint,
+            Self::Missing { .. } => trouble::Kind::Missing,
+            Self::NoLease { .. } => trouble::Kind::NoLease,
+            Self::NoState { .. } => trouble::Kind::NoState,
+            Self::ForeignLink { .. } => trouble::Kind::ForeignLink,
+            Self::Planted { .. } => trouble::Kind::ForeignFile,
+            Self::NotAFile { .. } => trouble::Kind::NotAFile,
+            Self::Circle { .. } => trouble::Kind::LinkCircle,
+            Self::TooLarge { .. } => trouble::Kind::TooLarge,
+            Self::Step { step: Step::Rename, source, .. } if is_forbidden(source) => {
+                trouble::Kind::Immutable
+            }
             Self::Step { source, .. } => match source.kind() {
-                io::ErrorKind::PermissionDenied => "permission_denied",
-                io::ErrorKind::ReadOnlyFilesystem => "read_only",
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk_full",
-                io::ErrorKind::ResourceBusy => "mount_point",
-                _ => "io",
+                io::ErrorKind::PermissionDenied => trouble::Kind::PermissionDenied,
+                io::ErrorKind::ReadOnlyFilesystem => trouble::Kind::ReadOnly,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    trouble::Kind::DiskFull
+                }
+                io::ErrorKind::ResourceBusy => trouble::Kind::MountPoint,
+                _ => trouble::Kind::Io,
             },
         }
     }

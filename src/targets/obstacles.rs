@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::document::{Document, Member, Object};
 use crate::credential::RegistryHost;
+use crate::trouble;
 
 /// Whose file it is: who reads it, and by which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,18 +88,18 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// A short fixed word for logs and metrics.
+    /// What is in the way, by kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> trouble::Kind {
         match self {
-            Self::CredsStore { .. } => "creds_store",
-            Self::CredHelper { .. } => "cred_helper",
-            Self::UnreadableEntry { .. } => "unreadable_entry",
-            Self::WrongType { .. } => "wrong_type",
-            Self::Environment { .. } => "environment",
-            Self::PathKey { .. } => "path_key",
-            Self::Twin { .. } => "twin",
-            Self::NoPermission { .. } => "no_permission",
+            Self::CredsStore { .. } => trouble::Kind::CredsStore,
+            Self::CredHelper { .. } => trouble::Kind::CredHelper,
+            Self::UnreadableEntry { .. } => trouble::Kind::UnreadableEntry,
+            Self::WrongType { .. } => trouble::Kind::WrongType,
+            Self::Environment { .. } => trouble::Kind::Environment,
+            Self::PathKey { .. } => trouble::Kind::PathKey,
+            Self::Twin { .. } => trouble::Kind::Twin,
+            Self::NoPermission { .. } => trouble::Kind::NoPermission,
         }
     }
 

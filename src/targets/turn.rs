@@ -23,6 +23,7 @@ use super::watch::Spot;
 use super::{Entries, Hidden, Options, Shared, Write};
 use crate::clock::Clock;
 use crate::credential::RegistryHost;
+use crate::trouble;
 
 /// All that a turn needs.
 pub(super) struct Work {
@@ -531,16 +532,16 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// A short fixed word for logs, metrics and reports.
+    /// What is wrong, by kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> trouble::Kind {
         match self {
             Self::File(error) => error.kind(),
-            Self::Invalid { .. } => "invalid",
-            Self::Contended { .. } => "contended",
-            Self::TugOfWar { .. } => "tug_of_war",
-            Self::Helper(_) => "helper",
-            Self::NotNow => "not_now",
+            Self::Invalid { .. } => trouble::Kind::Invalid,
+            Self::Contended { .. } => trouble::Kind::Contended,
+            Self::TugOfWar { .. } => trouble::Kind::TugOfWar,
+            Self::Helper(_) => trouble::Kind::Helper,
+            Self::NotNow => trouble::Kind::NotNow,
         }
     }
 }

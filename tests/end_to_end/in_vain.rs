@@ -261,6 +261,6 @@ async fn a_path_of_the_registry_is_another_entry_for_podman() -> Result<()> {
     }
     let document = Document::parse(text.as_bytes())?;
     let found = obstacles(&document, std::slice::from_ref(&host), Reader::Podman);
-    assert_eq!(found.first().context("it is not reported")?.kind(), "path_key");
+    assert_eq!(found.first().context("it is not reported")?.kind().as_str(), "path_key");
     Ok(())
 }

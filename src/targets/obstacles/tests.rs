@@ -9,7 +9,7 @@ fn what_makes_docker_pass_by_our_entry_is_found() {
     let hosts = [host("a.io"), host("b.io")];
     let kinds = |text: &str| -> Vec<&'static str> {
         let document = Document::parse(text.as_bytes()).unwrap();
-        obstacles(&document, &hosts, Reader::Docker).iter().map(Obstacle::kind).collect()
+        obstacles(&document, &hosts, Reader::Docker).iter().map(|one| one.kind().as_str()).collect()
     };
     assert!(kinds(r#"{"auths":{"a.io":{"auth":"eDp5"},"c.io":{}},"credsStore":""}"#).is_empty());
     assert_eq!(kinds(r#"{"credsStore":"desktop"}"#), ["creds_store"]);
@@ -41,7 +41,7 @@ fn podman_has_rules_of_its_own() {
         let found = obstacles(&document, &hosts, Reader::Podman);
         found
             .iter()
-            .map(|one| (one.kind(), one.hides(&hosts[0], Reader::Podman)))
+            .map(|one| (one.kind().as_str(), one.hides(&hosts[0], Reader::Podman)))
             .collect::<Vec<_>>()
     };
     assert_eq!(found(r#"{"credsStore":"desktop"}"#), []);
