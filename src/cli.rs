@@ -153,9 +153,21 @@ pub struct Common {
     #[arg(long, value_name = "BOOL", env = "FRESHCREDS_VERIFY", global = true)]
     pub verify: Option<String>,
 
-    /// Where the health endpoint listens, or `off` [default: 127.0.0.1:8099]
-    #[arg(long, value_name = "ADDRESS:PORT", env = "FRESHCREDS_LISTEN", global = true)]
+    /// Where the health endpoint listens: ADDRESS:PORT, unix:/PATH, or `off`
+    /// [default: 127.0.0.1:8099]
+    #[arg(long, value_name = "ADDRESS", env = "FRESHCREDS_LISTEN", global = true)]
     pub listen: Option<String>,
+
+    /// Names by which the endpoint may be asked, besides its addresses and localhost; others are
+    /// refused, since a stranger's page could make a browser ask
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "FRESHCREDS_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        global = true
+    )]
+    pub allowed_hosts: Vec<String>,
 
     /// How to log, on standard error [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT", env = "FRESHCREDS_LOG_FORMAT", global = true)]
@@ -205,6 +217,7 @@ impl Common {
         // A variable that is set to nothing is not set, as compose files have it.
         Options {
             listen: self.listen.clone().filter(|text| !text.is_empty()),
+            allowed_hosts: self.allowed_hosts.iter().flat_map(split).collect(),
             docker_config: self.docker_config.iter().filter(named).cloned().collect(),
             registries: hosts.iter().flat_map(split).collect(),
             docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),

@@ -2,7 +2,6 @@
 
 mod crew;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tracing::{error, info, warn};
 use self::crew::Crew;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::http::Bound;
+use crate::http::{Address, Bound};
 use crate::notify;
 use crate::status::{Report, Status};
 
@@ -31,10 +30,12 @@ pub async fn run(
     reload: &dyn Fn() -> Result<Settings, String>,
 ) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
-    let bound = match settings.listen {
-        Some(address) => Some(
-            Bound::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?,
-        ),
+    let bound = match &settings.listen {
+        Some(address) => {
+            let bound = Bound::bind(address, &settings.allowed_hosts).await;
+            let failed = |source| DaemonError::Listen { address: address.clone(), source };
+            Some(bound.map_err(failed)?)
+        }
         None => None,
     };
     let mut crew = Crew::new(clock);
@@ -50,11 +51,18 @@ pub async fn run(
 
     let ticking = tokio::spawn(clock.clone().tick());
     let stop_serving = CancellationToken::new();
-    let serving = bound.map(|bound| {
-        info!(address = %bound.address(), "listening");
-        let (status, clock) = (Arc::clone(&status), clock.clone());
-        crew.watch(&stop_serving, bound.serve(status, clock, stop_serving.clone()))
-    });
+    let serving = match bound {
+        Some(bound) => {
+            let address = bound.address().clone();
+            let (status, clock) = (Arc::clone(&status), clock.clone());
+            let serving = bound.serve(status, clock, stop_serving.clone());
+            let failed = |source| DaemonError::Listen { address: address.clone(), source };
+            let serving = crew.watch(&stop_serving, serving.map_err(failed)?);
+            info!(%address, "listening");
+            Some(serving)
+        }
+        None => None,
+    };
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;
 
@@ -116,8 +124,9 @@ pub async fn run(
 async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<Settings, String>) {
     match reload() {
         Ok(settings) => {
-            if settings.listen != first.listen {
-                warn!("`listen` has changed, which only a restart heeds");
+            if (&settings.listen, &settings.allowed_hosts) != (&first.listen, &first.allowed_hosts)
+            {
+                warn!("`listen` or `allowed_hosts` has changed, which only a restart heeds");
             }
             crew.follow(&settings).await;
             crew.status.set_bad_settings(None);
@@ -179,7 +188,7 @@ pub enum DaemonError {
     )]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: std::io::Error,
     },

@@ -1,238 +1,150 @@
-//! The endpoint: `/livez`, `/readyz`, `/healthz`, `/status` and `/metrics`.
+//! The endpoint: `/`, `/livez`, `/readyz`, `/healthz`, `/status` and `/metrics`.
 //!
-//! It reads the status and nothing else, and takes only GET and HEAD. A slow or
-//! hostile client gets its connection closed: heads have a time and a size
-//! limit, and there is a number of connections beyond which the next one waits.
+//! It reads the status and nothing else, and takes only GET and HEAD. It has a thread of its
+//! own, so that no renewal keeps an answer waiting, and an answer comes even if the loops
+//! hang: then it says so.
 
+mod address;
+mod connections;
 mod fetch;
+mod guard;
+mod routes;
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
-use tracing::debug;
 
+pub use self::address::{Address, BadAddress};
+use self::connections::Listener;
 pub use self::fetch::{FetchStatusError, fetch};
+use self::guard::Guard;
+use self::routes::Routes;
 use crate::clock::Clock;
-use crate::credential::{BadHost, RegistryHost};
-use crate::metrics;
-use crate::status::{Report, Status};
+use crate::status::Status;
 
 /// An endpoint that is bound and does not answer yet.
 pub struct Bound {
-    listener: TcpListener,
-    address: SocketAddr,
+    socket: Socket,
+    address: Address,
+    guard: Guard,
+}
+
+/// What is handed to the thread that answers.
+enum Socket {
+    Network(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, Removed),
 }
 
 impl Bound {
-    /// Takes the address, so that a daemon that cannot have it does not start.
+    /// Takes the address, so that a daemon that cannot have it does not start. On the network
+    /// it is known by its addresses, as `localhost`, and by `names`.
     ///
     /// # Errors
     ///
     /// If the system does not give it.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+    pub async fn bind(address: &Address, names: &[String]) -> io::Result<Self> {
+        match address {
+            Address::Network(address) => {
+                let listener = TcpListener::bind(address).await?;
+                Ok(Self {
+                    address: Address::Network(listener.local_addr()?),
+                    socket: Socket::Network(listener.into_std()?),
+                    guard: Guard::of_names(names),
+                })
+            }
+            Address::Unix(path) => {
+                let (listener, removed) = bind_unix(path).await?;
+                Ok(Self {
+                    address: address.clone(),
+                    socket: Socket::Unix(listener.into_std()?, removed),
+                    guard: Guard::default(),
+                })
+            }
+        }
     }
 
     /// Where it listens; the port is the one that the system chose if 0 was asked for.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
-    /// Answers until `stop`.
-    pub async fn serve(self, status: Arc<Status>, clock: Clock, stop: CancellationToken) {
-        let routes = routes(status);
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        loop {
-            // A place is taken before a connection is, so that the waiting ones
-            // wait in the kernel and cost nothing here.
-            let connection = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, self.listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                connection = connection => connection,
-            };
-            match (place, accepted) {
-                (Ok(place), Ok((stream, _))) => {
-                    tokio::spawn(answer(stream, routes.clone(), stop.clone(), place));
-                }
-                (_, Err(error)) => {
-                    // Out of file descriptors, most likely: give them time to come back.
-                    debug!(%error, "connection not accepted");
-                    clock.sleep(ACCEPT_PAUSE).await;
-                }
-                (Err(_), _) => return,
-            }
+    /// Starts to answer, until `stop`. What is given back ends when it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread.
+    pub fn serve(
+        self,
+        status: Arc<Status>,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let (has_ended, ended) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let routes = Routes::new(status, self.guard);
+        let socket = self.socket;
+        std::thread::Builder::new().name("endpoint".to_owned()).stack_size(STACK).spawn(
+            move || {
+                runtime.block_on(async {
+                    let (listener, removed) = match socket {
+                        Socket::Network(listener) => {
+                            (TcpListener::from_std(listener).map(Listener::Network), None)
+                        }
+                        Socket::Unix(listener, removed) => {
+                            (UnixListener::from_std(listener).map(Listener::Unix), Some(removed))
+                        }
+                    };
+                    if let Ok(listener) = listener {
+                        connections::serve(listener, routes, clock, stop).await;
+                    }
+                    drop(removed);
+                });
+                drop(has_ended);
+            },
+        )?;
+        Ok(async move {
+            // Nothing is ever sent: that the sender is gone is what is waited for.
+            let _ = ended.await;
+        })
+    }
+}
+
+/// Makes the socket, in the place of one that a daemon left which was killed.
+async fn bind_unix(path: &Path) -> io::Result<(UnixListener, Removed)> {
+    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket());
+    if is_socket() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
         }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // Who may reach the folder may ask: it is what everyone on the machine could do on
+    // loopback.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(FOR_ALL))?;
+    Ok((listener, Removed(path.to_owned())))
+}
+
+/// A socket's file, which is removed with it.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // Somebody else's is not there, or the folder is gone: both are fine.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
-async fn answer(
-    stream: TcpStream,
-    routes: Router,
-    stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
-) {
-    let service = service_fn(move |request| {
-        let mut routes = routes.clone();
-        async move { Ok::<_, Infallible>(into_ok(routes.call(request).await)) }
-    });
-    let connection = http1::Builder::new()
-        // Without a timer the limit is not kept: https://github.com/tokio-rs/axum/issues/2741
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            // Its error would be the client's.
-            drop(connection.await);
-        }
-    }
-}
+const FOR_ALL: u32 = 0o666;
 
-fn into_ok<T>(result: Result<T, Infallible>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(never) => match never {},
-    }
-}
-
-fn routes(status: Arc<Status>) -> Router {
-    // What a probe gets must be of this moment.
-    Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/healthz", get(readyz))
-        .route("/status", get(full_status))
-        .route("/metrics", get(all_metrics))
-        .with_state(status)
-}
-
-async fn livez(State(status): State<Arc<Status>>) -> Response {
-    if status.is_live() {
-        text(StatusCode::OK, "live\n".to_owned())
-    } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, "not live: a loop hangs\n".to_owned())
-    }
-}
-
-/// What `?registry=HOST&min_life=2h` asks.
-#[derive(Default)]
-struct Question {
-    hosts: Vec<RegistryHost>,
-    min_life: Duration,
-}
-
-impl Question {
-    fn parse(query: &str) -> Result<Self, String> {
-        let mut question = Self::default();
-        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*key {
-                "registry" => {
-                    question.hosts.push(value.parse().map_err(|error: BadHost| error.to_string())?);
-                }
-                "min_life" => {
-                    question.min_life = humantime::parse_duration(&value)
-                        .map_err(|_| format!("`{value}` is no duration: write it as in 2h"))?;
-                }
-                key => {
-                    return Err(format!("`{key}` means nothing: ask for `registry`, `min_life`"));
-                }
-            }
-        }
-        Ok(question)
-    }
-}
-
-async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
-    if let Some(query) = query {
-        return match Question::parse(&query) {
-            Ok(question) => judge(&*status.fresh_report().await, &question),
-            Err(words) => text(StatusCode::BAD_REQUEST, words + "\n"),
-        };
-    }
-    let report = status.fresh_report().await;
-    let mut words = if report.is_ready() { "ready\n" } else { "not ready\n" }.to_owned();
-    for line in &report.output {
-        words.push_str(line);
-        words.push('\n');
-    }
-    text(code(&report), words)
-}
-
-fn judge(report: &Report, question: &Question) -> Response {
-    match report.why_not(&question.hosts, question.min_life) {
-        Ok(why) if why.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
-        Ok(why) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", why.join("\n")))
-        }
-        Err(error) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
-    }
-}
-
-async fn full_status(State(status): State<Arc<Status>>) -> Response {
-    let report = status.fresh_report().await;
-    let mut response = (code(&report), Json(&*report)).into_response();
-    set(&mut response, header::CONTENT_TYPE, "application/health+json");
-    set(&mut response, header::CACHE_CONTROL, "no-store");
-    response
-}
-
-async fn all_metrics(State(status): State<Arc<Status>>) -> Response {
-    let report = status.fresh_report().await;
-    let mut response = text(StatusCode::OK, status.metrics_text(&report));
-    set(&mut response, header::CONTENT_TYPE, metrics::OPEN_METRICS);
-    response
-}
-
-fn code(report: &Report) -> StatusCode {
-    if report.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
-}
-
-fn text(code: StatusCode, words: String) -> Response {
-    let mut response = (code, words).into_response();
-    set(&mut response, header::CACHE_CONTROL, "no-store");
-    response
-}
-
-fn set(response: &mut Response, name: header::HeaderName, value: &'static str) {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-}
-
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long a client may take for a request's head, and how long an idle
-/// connection is kept.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-
-const LARGEST_HEAD: usize = 8 * 1024;
-
-/// Probes and scrapers need a handful.
-const MOST_CONNECTIONS: usize = 128;
+/// Answers need little, but some of them are long texts.
+const STACK: usize = 512 * 1024;
 
 #[cfg(test)]
 mod tests;

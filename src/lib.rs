@@ -28,6 +28,8 @@ pub mod status;
 pub mod refresh;
 pub mod targets;
 
+pub mod page;
+
 pub mod http;
 
 pub mod config;

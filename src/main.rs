@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -112,7 +111,8 @@ fn value<T: ValueEnum>(key: &str, text: &str) -> Result<T, Failure> {
 async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
     let options = common.options(&[]);
     if let Ok(Some(address)) = settings::listen(&options, file)
-        && http::fetch(reachable(address)).await.is_ok()
+        && let address = address.reachable()
+        && http::fetch(&address).await.is_ok()
     {
         return Err(failed(format!(
             "a daemon answers on {address}, which would write the entries again: stop it first"
@@ -181,18 +181,7 @@ async fn ask(common: &Common, file: &File) -> Result<Report, Failure> {
     let Some(address) = listen else {
         return Err(wrong("with `listen` set to `off` there is nobody to ask"));
     };
-    http::fetch(reachable(address)).await.map_err(failed)
-}
-
-/// Where to reach one that listens on every address.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        match address {
-            SocketAddr::V4(_) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            SocketAddr::V6(_) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        }
-    }
-    address
+    http::fetch(&address.reachable()).await.map_err(failed)
 }
 
 fn tell_troubles(report: &Report) -> ExitCode {

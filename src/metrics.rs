@@ -407,3 +407,49 @@ const BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0];
 fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_form_says_the_same() {
+        let mut metrics = Metrics::new();
+        metrics.count_dropped_lines(|| 7);
+        let host = "gcr.io".parse().unwrap();
+        metrics.refreshed(&host, "success");
+        metrics.fetched("google", Duration::from_millis(20));
+        metrics.gauges().set_process(true, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+        let open = metrics.text();
+        let samples = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
+        let classic = classic(&open);
+        assert_eq!(samples(&open), samples(&classic));
+        for line in [
+            "# HELP freshcreds_refresh_total Attempts to fetch a registry's credential, by outcome.",
+            "# TYPE freshcreds_refresh_total counter",
+            "# TYPE freshcreds_build_info gauge",
+            "# TYPE freshcreds_log_dropped_lines_total counter",
+            "freshcreds_log_dropped_lines_total 7",
+            "# TYPE freshcreds_fetch_duration_seconds histogram",
+        ] {
+            assert!(classic.lines().any(|other| other == line), "{line}\n{classic}");
+        }
+        assert!(!classic.contains("# UNIT") && !classic.contains("# EOF"), "{classic}");
+        // Every type is told of a name that samples have.
+        for line in classic.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = line.split(' ').next().unwrap();
+            assert!(classic.lines().any(|sample| sample.starts_with(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_is_gone_from_the_gauges() {
+        let metrics = Metrics::new();
+        metrics.gauges().set_target("/config.json", true);
+        assert!(metrics.text().contains("/config.json"));
+        metrics.gauges();
+        assert!(!metrics.text().contains("/config.json"));
+    }
+}

@@ -274,7 +274,6 @@ impl Status {
         for check in &report.checks.targets {
             gauges.set_target(&check.component_id, check.status != Verdict::Fail);
         }
-        drop(gauges);
         self.metrics.text()
     }
 

@@ -15,8 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["clock", "credential", "metrics", "registry", "schedule", "sources", "trouble"]),
     ("refresh", &["clock", "credential", "registry", "schedule", "sources", "status", "trouble"]),
     ("targets", &["clock", "credential", "schedule", "status", "trouble"]),
-    ("http", &["clock", "credential", "metrics", "status"]),
-    ("config", &["credential", "sources", "targets"]),
+    ("page", &["status"]),
+    ("http", &["clock", "credential", "metrics", "page", "status"]),
+    ("config", &["credential", "http", "sources", "targets"]),
     ("notify", &[]),
     ("process", &[]),
     (

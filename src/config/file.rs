@@ -10,8 +10,10 @@ use thiserror::Error;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where the endpoint listens: `ADDRESS:PORT`, or `off`.
+    /// Where the endpoint listens: `ADDRESS:PORT`, `unix:/PATH`, or `off`.
     pub listen: Option<String>,
+    /// By which names the endpoint is asked, besides addresses and `localhost`.
+    pub allowed_hosts: Option<Vec<String>>,
     /// `text` or `json`.
     pub log_format: Option<String>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -180,7 +182,7 @@ mod tests {
             .flat_map(|line| [line, "\n"])
             .collect();
         let file = File::parse(&uncommented).unwrap();
-        assert!(file.listen.is_some());
+        assert!(file.listen.is_some() && file.allowed_hosts.is_some());
         assert!(file.log_format.is_some());
         assert!(file.log_level.is_some());
         assert!(file.docker_config.is_some());

@@ -1,7 +1,6 @@
 //! What the settings mean: every default applied, every text parsed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use thiserror::Error;
 
 use super::file::{File, Id, RegistryTable, TargetTable};
 use crate::credential::{BadHost, RegistryHost};
+use crate::http::{Address, BadAddress};
 use crate::sources::{BadRegion, EcrOrigin, Kind, Origin, UnknownKind, UnknownRegistry};
 use crate::targets::memory::Memory;
 use crate::targets::obstacles::{Reader, hosts_in_environment};
@@ -19,7 +19,9 @@ use crate::targets::{Hidden, Options as Target, Shared, Write, default_docker_co
 #[derive(Debug)]
 pub struct Settings {
     /// Where the endpoint listens, if it does.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Address>,
+    /// By which names it is asked, besides addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
     /// What is kept fresh, in order and without repetition.
     pub registries: Vec<Registry>,
     /// Where it is kept.
@@ -47,6 +49,8 @@ pub struct Registry {
 pub struct Options {
     /// Where the endpoint listens, or `off`.
     pub listen: Option<String>,
+    /// By which names the endpoint is asked.
+    pub allowed_hosts: Vec<String>,
     /// The files to keep fresh.
     pub docker_config: Vec<PathBuf>,
     /// The registries to serve; those of the file if there is none.
@@ -72,6 +76,7 @@ impl Settings {
     pub fn new(options: &Options, file: &File) -> Result<Self, BadSettings> {
         Ok(Self {
             listen: listen(options, file)?,
+            allowed_hosts: allowed_hosts(options, file)?,
             registries: registries(options, file)?,
             targets: targets(options, file)?,
             shared: shared(options, file)?,
@@ -96,12 +101,28 @@ impl Settings {
 /// # Errors
 ///
 /// If the text is neither an address nor `off`.
-pub fn listen(options: &Options, file: &File) -> Result<Option<SocketAddr>, BadSettings> {
+pub fn listen(options: &Options, file: &File) -> Result<Option<Address>, BadSettings> {
     let text = options.listen.as_deref().or(file.listen.as_deref()).unwrap_or(DEFAULT_LISTEN);
     if text == "off" {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| BadSettings::Listen(text.to_owned()))
+    Ok(Some(text.parse()?))
+}
+
+fn allowed_hosts(options: &Options, file: &File) -> Result<Vec<String>, BadSettings> {
+    let named = if options.allowed_hosts.is_empty() {
+        file.allowed_hosts.as_deref().unwrap_or_default()
+    } else {
+        options.allowed_hosts.as_slice()
+    };
+    let is_bad = |name: &&String| {
+        name.is_empty()
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    match named.iter().find(is_bad) {
+        Some(name) => Err(BadSettings::AllowedHost(name.clone())),
+        None => Ok(named.to_vec()),
+    }
 }
 
 /// Where it is remembered what was written.
@@ -125,8 +146,11 @@ pub fn memory(options: &Options, file: &File) -> Result<Memory, BadSettings> {
 #[derive(Debug, Error)]
 pub enum BadSettings {
     /// Neither an address nor `off`.
-    #[error("`{0}` is no address to listen on: write ADDRESS:PORT as in 127.0.0.1:8099, or `off`")]
-    Listen(String),
+    #[error(transparent)]
+    Listen(#[from] BadAddress),
+    /// Not the name of a host.
+    #[error("`{0}` in `allowed_hosts` is no name of a host: write it as in freshcreds.example.com")]
+    AllowedHost(String),
     /// Not a host.
     #[error(transparent)]
     Host(#[from] BadHost),

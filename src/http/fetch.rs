@@ -2,7 +2,6 @@
 //! in an image without a shell there is no curl.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::http::{Request, StatusCode, header};
@@ -10,8 +9,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
+use super::Address;
 use crate::status::Report;
 
 /// The status of the daemon that listens on `address`.
@@ -19,36 +20,45 @@ use crate::status::Report;
 /// # Errors
 ///
 /// If nobody answers there, or something that is not a daemon of this version.
-pub async fn fetch(address: SocketAddr) -> Result<Report, FetchStatusError> {
+pub async fn fetch(address: &Address) -> Result<Report, FetchStatusError> {
     let body = match tokio::time::timeout(LIMIT, get_status(address)).await {
         Ok(answer) => answer?,
-        Err(_) => return Err(FetchStatusError::TimedOut { address }),
+        Err(_) => return Err(FetchStatusError::TimedOut { address: address.clone() }),
     };
-    serde_json::from_slice(&body).map_err(|_| FetchStatusError::NotOurs { address })
+    serde_json::from_slice(&body)
+        .map_err(|_| FetchStatusError::NotOurs { address: address.clone() })
 }
 
-async fn get_status(address: SocketAddr) -> Result<Bytes, FetchStatusError> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|source| FetchStatusError::Unreachable { address, source })?;
-    let not_ours = |_| FetchStatusError::NotOurs { address };
+async fn get_status(address: &Address) -> Result<Bytes, FetchStatusError> {
+    let unreachable = |source| FetchStatusError::Unreachable { address: address.clone(), source };
+    let answer = match address {
+        Address::Network(to) => {
+            ask(TcpStream::connect(to).await.map_err(unreachable)?, &to.to_string()).await
+        }
+        Address::Unix(path) => {
+            ask(UnixStream::connect(path).await.map_err(unreachable)?, "localhost").await
+        }
+    };
+    answer.ok_or_else(|| FetchStatusError::NotOurs { address: address.clone() })
+}
+
+/// What is answered; nothing if it is not what we would answer.
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    host: &str,
+) -> Option<Bytes> {
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(not_ours)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
-    let request = Request::get("/status")
-        .header(header::HOST, address.to_string())
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchStatusError::NotOurs { address })?;
-    let response = sender.send_request(request).await.map_err(not_ours)?;
+    let request =
+        Request::get("/status").header(header::HOST, host).body(Empty::<Bytes>::new()).ok()?;
+    let response = sender.send_request(request).await.ok()?;
     if !matches!(response.status(), StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) {
-        return Err(FetchStatusError::NotOurs { address });
+        return None;
     }
-    let body = Limited::new(response.into_body(), LARGEST_ANSWER)
-        .collect()
-        .await
-        .map_err(|_| FetchStatusError::NotOurs { address })?;
+    let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.ok()?;
     connection.abort();
-    Ok(body.to_bytes())
+    Some(body.to_bytes())
 }
 
 /// Why there is no status to be had.
@@ -61,7 +71,7 @@ pub enum FetchStatusError {
     )]
     Unreachable {
         /// Where.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: io::Error,
     },
@@ -69,13 +79,13 @@ pub enum FetchStatusError {
     #[error("no answer from {address} within {}", humantime::format_duration(LIMIT))]
     TimedOut {
         /// Where.
-        address: SocketAddr,
+        address: Address,
     },
     /// Somebody else listens.
     #[error("what answers on {address} is no freshcreds of this version")]
     NotOurs {
         /// Where.
-        address: SocketAddr,
+        address: Address,
     },
 }
 

@@ -671,7 +671,7 @@ async fn a_tug_of_war_is_reported_and_not_fought_for_ever() {
     let mut pulls = 0;
     let is_told = || {
         let failing = bench.status.read(|state| state.targets[0].failing.clone());
-        failing.is_some_and(|failing| failing.kind == crate::trouble::Kind::TugOfWar)
+        failing.is_some_and(|failing| failing.kind == trouble::Kind::TugOfWar)
     };
     while !is_told() {
         if fs::read_to_string(&path).is_ok_and(|text| text.contains(&auth("one"))) {

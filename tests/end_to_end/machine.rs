@@ -220,7 +220,7 @@ impl Daemon {
 
     /// What it says of itself.
     pub(crate) async fn report(&self) -> Result<Report> {
-        Ok(freshcreds::http::fetch(self.address).await?)
+        Ok(freshcreds::http::fetch(&freshcreds::http::Address::Network(self.address)).await?)
     }
 
     /// Waits until a report is as it should be.
@@ -243,7 +243,8 @@ impl Daemon {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let mut stream = tokio::net::TcpStream::connect(self.address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         timeout(LIMIT, stream.read_to_string(&mut answer)).await.context("no answer")??;
