@@ -153,7 +153,7 @@ pub struct Common {
     #[arg(long, value_name = "BOOL", env = "FRESHCREDS_VERIFY", global = true)]
     pub verify: Option<String>,
 
-    /// Where the health endpoint listens: ADDRESS:PORT, unix:/PATH, or `off`
+    /// Where the health endpoint listens: ADDRESS:PORT, `unix:/PATH`, or `off`
     /// [default: 127.0.0.1:8099]
     #[arg(long, value_name = "ADDRESS", env = "FRESHCREDS_LISTEN", global = true)]
     pub listen: Option<String>,

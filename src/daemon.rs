@@ -63,6 +63,9 @@ pub async fn run(
         }
         None => None,
     };
+    let stop_telling = CancellationToken::new();
+    let telling = notify::keep_telling(Arc::clone(&status), clock.clone(), stop_telling.clone());
+    let telling = crew.watch(&stop_telling, telling);
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;
 
@@ -79,6 +82,7 @@ pub async fn run(
                     crew.ask.send_replace(());
                 }
                 Received::Reload => {
+                    notify::reloading();
                     let changing = change(&mut crew, settings, reload);
                     tokio::select! {
                         biased;
@@ -87,6 +91,9 @@ pub async fn run(
                             break;
                         }
                         () = changing => {}
+                    }
+                    if !is_first {
+                        notify::ready();
                     }
                 }
             },
@@ -101,6 +108,9 @@ pub async fn run(
     notify::stopping();
     let orderly = async {
         crew.end().await;
+        stop_telling.cancel();
+        // As below.
+        let _ = telling.await;
         stop_serving.cancel();
         if let Some(serving) = serving {
             // One that panicked has ended too.
@@ -144,7 +154,7 @@ async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<S
     }
 }
 
-/// One pass: fetches every credential, writes every target, and reports. Goes on fetching
+/// One pass: fetches every credential, writes every target, runs the hooks, and reports. Goes on fetching
 /// for `wait` where a credential cannot be had at once.
 ///
 /// # Errors
@@ -158,7 +168,7 @@ pub async fn once(
     let mut signals = Signals::new()?;
     let mut crew = Crew::new(clock);
     let status = Arc::clone(&crew.status);
-    let (refreshes, targets) = crew.once(settings);
+    let (refreshes, targets, hooks) = crew.once(settings);
     let until = clock.now() + wait;
     let pass = async {
         let mut fetching = JoinSet::new();
@@ -171,6 +181,9 @@ pub async fn once(
             writing.spawn(async move { target.run_once().await });
         }
         while writing.join_next().await.is_some() {}
+        for mut hook in hooks {
+            hook.run_once().await;
+        }
     };
     tokio::select! {
         () = pass => Ok(status.report()),

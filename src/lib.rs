@@ -28,6 +28,7 @@ pub mod status;
 pub mod refresh;
 pub mod targets;
 
+pub mod hooks;
 pub mod page;
 
 pub mod http;

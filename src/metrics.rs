@@ -326,12 +326,9 @@ pub(crate) fn classic(open: &str) -> String {
     for line in open.lines() {
         let words: Vec<_> = line.splitn(4, ' ').collect();
         match words.as_slice() {
-            ["#", "EOF"] | ["#", "UNIT", ..] => continue,
+            ["#", "EOF"] | ["#", "UNIT", ..] => {}
             // Help comes before the type, and both are to have the name of the samples.
-            ["#", "HELP", name, words_of_help] => {
-                help = Some((*name, *words_of_help));
-                continue;
-            }
+            ["#", "HELP", name, words_of_help] => help = Some((*name, *words_of_help)),
             ["#", "TYPE", name, kind] => {
                 let suffix = match *kind {
                     "counter" => "_total",

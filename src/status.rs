@@ -147,6 +147,12 @@ impl Status {
     /// cost however much is kept fresh.
     pub async fn fresh_judgement(&self) -> Judgement {
         self.look().await;
+        self.judgement()
+    }
+
+    /// How it is, by the last looks at the targets.
+    #[must_use]
+    pub fn judgement(&self) -> Judgement {
         let version = self.version.load(Ordering::Acquire);
         let at = Moment::of(&self.clock);
         let mut judged = lock(&self.judged);
@@ -275,6 +281,15 @@ impl Status {
             gauges.set_target(&check.component_id, check.status != Verdict::Fail);
         }
         self.metrics.text()
+    }
+
+    /// Waits until a change makes it another judgement than this one.
+    pub(crate) async fn changed_from(&self, judged: Judgement) {
+        let mut changes = self.state.subscribe();
+        while self.judgement().is_like(judged) {
+            // The sender is `self`, which outlives the wait.
+            drop(changes.changed().await);
+        }
     }
 
     /// Waits until `condition` holds.

@@ -36,6 +36,27 @@ pub struct File {
     /// Files of which there is more to say.
     #[serde(default)]
     pub target: Vec<TargetTable>,
+    /// What is done after a change.
+    #[serde(default)]
+    pub hook: Vec<HookTable>,
+}
+
+/// A `[[hook]]` table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookTable {
+    /// What it is called; the program's name, or the signal and the file, if it is left out.
+    pub name: Option<String>,
+    /// A program and its arguments.
+    pub command: Option<Vec<String>>,
+    /// A signal, in place of a command.
+    pub signal: Option<String>,
+    /// The file with the number of the process that gets the signal.
+    pub pid_file: Option<PathBuf>,
+    /// After a change of which files; of any if it is left out.
+    pub targets: Option<Vec<PathBuf>>,
+    /// How long the command may take, as in `30s`.
+    pub timeout: Option<String>,
 }
 
 /// A `[[target]]` table.
@@ -192,6 +213,12 @@ mod tests {
         assert!(file.state.is_some() && file.expired_entries.is_some() && file.verify.is_some());
         let table = &file.target[0];
         assert!(table.reader.is_some() && table.write.is_some() && table.hidden.is_some());
+        assert!(file.hook.iter().any(|hook| {
+            hook.name.is_some() && hook.command.is_some() && hook.timeout.is_some()
+        }));
+        assert!(file.hook.iter().any(|hook| {
+            hook.signal.is_some() && hook.pid_file.is_some() && hook.targets.is_some()
+        }));
         assert!(table.owner.is_some() && table.group.is_some() && table.mode.is_some());
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::file::{File, Id, RegistryTable, TargetTable};
+use super::file::{File, HookTable, Id, RegistryTable, TargetTable};
 use crate::credential::{BadHost, RegistryHost};
+use crate::hooks::{Action, DEFAULT_LIMIT, Options as Hook, UnknownSignal};
 use crate::http::{Address, BadAddress};
 use crate::sources::{BadRegion, EcrOrigin, Kind, Origin, UnknownKind, UnknownRegistry};
 use crate::targets::memory::Memory;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// What goes for all of them.
     pub shared: Shared,
+    /// What is done after a change.
+    pub hooks: Vec<Hook>,
     /// How long an issuer may take.
     pub fetch_timeout: Duration,
     /// Whether the registries are asked if they take the credentials; if it is not said,
@@ -74,11 +77,13 @@ impl Settings {
     ///
     /// If a text does not mean anything, or something is missing.
     pub fn new(options: &Options, file: &File) -> Result<Self, BadSettings> {
+        let targets = targets(options, file)?;
         Ok(Self {
             listen: listen(options, file)?,
             allowed_hosts: allowed_hosts(options, file)?,
             registries: registries(options, file)?,
-            targets: targets(options, file)?,
+            hooks: hooks(file, &targets)?,
+            targets,
             shared: shared(options, file)?,
             fetch_timeout: fetch_timeout(file)?,
             verify: verify(options, file)?,
@@ -244,8 +249,41 @@ pub enum BadSettings {
     #[error("the file {} has two [[target]] tables: leave one", .0.display())]
     TwoTargetTables(PathBuf),
     /// Not a duration.
-    #[error("`fetch_timeout = \"{0}\"` is no duration from 1s to 5m: write it as in \"30s\"")]
-    FetchTimeout(String),
+    #[error(
+        "`{key} = \"{text}\"` is no duration from 1s to {}: write it as in \"30s\"",
+        humantime::format_duration(*longest)
+    )]
+    Limit {
+        /// Whose value.
+        key: &'static str,
+        /// What was written.
+        text: String,
+        /// The longest that can be.
+        longest: Duration,
+    },
+    /// A hook that does nothing, or two things.
+    #[error(
+        "a [[hook]] needs a `command` with a program, as in [\"systemctl\", \"reload\", \"app\"], or \
+         a `signal` and a `pid_file`, and not both"
+    )]
+    NoAction,
+    /// Two hooks of one name.
+    #[error("two hooks are called `{0}`: give one of them another `name`")]
+    TwoHooks(String),
+    /// Not a signal.
+    #[error(transparent)]
+    Signal(#[from] UnknownSignal),
+    /// A limit for what takes no time.
+    #[error("the hook `{0}` sends a signal, which needs no `timeout`: remove it")]
+    NeedlessTimeout(String),
+    /// A hook for a file that is not written.
+    #[error("the hook `{name}` is for {}, which is no target: name it as the target is named", path.display())]
+    NoSuchTarget {
+        /// Which hook.
+        name: String,
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 /// Loopback, since the endpoint tells who may use which registry.
@@ -254,8 +292,9 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:8099";
 /// How long an issuer may take, if the settings do not say.
 pub const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-const SHORTEST_FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+const SHORTEST_LIMIT: Duration = Duration::from_secs(1);
 const LONGEST_FETCH_TIMEOUT: Duration = Duration::from_mins(5);
+const LONGEST_HOOK_TIMEOUT: Duration = Duration::from_mins(10);
 
 fn registries(options: &Options, file: &File) -> Result<Vec<Registry>, BadSettings> {
     let mut described = BTreeMap::new();
@@ -465,15 +504,59 @@ fn shared(options: &Options, file: &File) -> Result<Shared, BadSettings> {
 
 const MOST_PERMISSIONS: u32 = 0o777;
 
-fn fetch_timeout(file: &File) -> Result<Duration, BadSettings> {
-    let Some(text) = file.fetch_timeout.as_deref() else {
-        return Ok(DEFAULT_FETCH_TIMEOUT);
+fn hooks(file: &File, targets: &[Target]) -> Result<Vec<Hook>, BadSettings> {
+    let mut hooks = Vec::<Hook>::new();
+    for table in &file.hook {
+        let hook = hook(table, targets)?;
+        if hooks.iter().any(|other| other.name == hook.name) {
+            return Err(BadSettings::TwoHooks(hook.name));
+        }
+        hooks.push(hook);
+    }
+    Ok(hooks)
+}
+
+fn hook(table: &HookTable, targets: &[Target]) -> Result<Hook, BadSettings> {
+    let HookTable { name, command, signal, pid_file, targets: named, timeout } = table;
+    let action = match (command.as_deref(), signal, pid_file) {
+        (Some([program, arguments @ ..]), None, None) if !program.is_empty() => {
+            Action::Run { program: program.clone(), arguments: arguments.to_vec() }
+        }
+        (None, Some(signal), Some(pid_file)) => {
+            Action::Tell { signal: signal.parse()?, pid_file: pid_file.clone() }
+        }
+        _ => return Err(BadSettings::NoAction),
     };
-    let range = SHORTEST_FETCH_TIMEOUT..=LONGEST_FETCH_TIMEOUT;
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|limit| range.contains(limit))
-        .ok_or_else(|| BadSettings::FetchTimeout(text.to_owned()))
+    let name = name.clone().unwrap_or_else(|| match &action {
+        Action::Run { program, .. } => program.rsplit('/').next().unwrap_or(program).to_owned(),
+        Action::Tell { signal, pid_file } => {
+            format!("SIG{} to {}", signal.as_str(), pid_file.display())
+        }
+    });
+    let limit = match (timeout.as_deref(), &action) {
+        (None, _) => DEFAULT_LIMIT,
+        (Some(_), Action::Tell { .. }) => return Err(BadSettings::NeedlessTimeout(name)),
+        (Some(text), Action::Run { .. }) => limit("timeout", text, LONGEST_HOOK_TIMEOUT)?,
+    };
+    let named = named.clone().unwrap_or_default();
+    match named.iter().find(|path| !targets.iter().any(|target| target.path == **path)) {
+        Some(path) => Err(BadSettings::NoSuchTarget { name, path: path.clone() }),
+        None => Ok(Hook { name, action, targets: named, limit }),
+    }
+}
+
+fn fetch_timeout(file: &File) -> Result<Duration, BadSettings> {
+    match file.fetch_timeout.as_deref() {
+        None => Ok(DEFAULT_FETCH_TIMEOUT),
+        Some(text) => limit("fetch_timeout", text, LONGEST_FETCH_TIMEOUT),
+    }
+}
+
+/// A duration from a second on.
+fn limit(key: &'static str, text: &str, longest: Duration) -> Result<Duration, BadSettings> {
+    let range = SHORTEST_LIMIT..=longest;
+    let bad = || BadSettings::Limit { key, text: text.to_owned(), longest };
+    humantime::parse_duration(text).ok().filter(|limit| range.contains(limit)).ok_or_else(bad)
 }
 
 #[cfg(test)]

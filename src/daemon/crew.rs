@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost, Wanted};
+use crate::hooks::{self, Hook};
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
@@ -32,11 +33,14 @@ pub(super) struct Crew {
     dice: fastrand::Rng,
     issuers: BTreeMap<Origin, Asked>,
     files: Vec<Kept>,
+    hooks: Vec<(hooks::Options, Task)>,
     /// Cancelled when a loop ends that should not.
     broken: CancellationToken,
-    /// Cancelled when all of the issuers' loops are to end, and all of the targets'.
+    /// Cancelled when all of the issuers' loops are to end, all of the targets', and all of
+    /// the hooks'.
     stop_asking: CancellationToken,
     stop_keeping: CancellationToken,
+    stop_telling: CancellationToken,
 }
 
 /// The loop of one issuer.
@@ -57,7 +61,8 @@ struct Kept {
 struct Task {
     stop: CancellationToken,
     handle: JoinHandle<()>,
-    pulse: Pulse,
+    /// Of a loop that has to turn.
+    pulse: Option<Pulse>,
 }
 
 impl Crew {
@@ -72,9 +77,11 @@ impl Crew {
             dice: fastrand::Rng::new(),
             issuers: BTreeMap::new(),
             files: Vec::new(),
+            hooks: Vec::new(),
             broken: CancellationToken::new(),
             stop_asking: CancellationToken::new(),
             stop_keeping: CancellationToken::new(),
+            stop_telling: CancellationToken::new(),
         }
     }
 
@@ -85,12 +92,12 @@ impl Crew {
         self.status.follow(
             registries.map(|registry| (registry.host.clone(), registry.origin.clone())),
             targets.map(|target| (target.path.clone(), target.reader.as_str())),
-            [],
+            settings.hooks.iter().map(|hook| hook.name.clone()),
         );
     }
 
     /// The parts of a single pass.
-    pub(super) fn once(&mut self, settings: &Settings) -> (Vec<Refresh>, Vec<Target>) {
+    pub(super) fn once(&mut self, settings: &Settings) -> (Vec<Refresh>, Vec<Target>, Vec<Hook>) {
         self.introduce(settings);
         let remembered = remembered(settings);
         // Whoever runs it once looks at its exit code, and at nothing later.
@@ -101,11 +108,23 @@ impl Crew {
             .collect();
         let targets =
             settings.targets.iter().map(|options| self.target(settings, options, &remembered));
-        (refreshes, targets.collect())
+        let targets = targets.collect();
+        let hooks = settings.hooks.iter().map(|options| {
+            Hook::new(options.clone(), self.clock.clone(), Arc::clone(&self.status))
+        });
+        (refreshes, targets, hooks.collect())
     }
 
     /// Makes the loops those that the settings ask for.
     pub(super) async fn follow(&mut self, settings: &Settings) {
+        let hooks = std::mem::take(&mut self.hooks);
+        for (options, task) in hooks {
+            if settings.hooks.contains(&options) {
+                self.hooks.push((options, task));
+            } else {
+                task.end(&self.status).await;
+            }
+        }
         let known = self.let_go(settings).await;
         self.introduce(settings);
         self.take_on(settings, known);
@@ -163,6 +182,17 @@ impl Crew {
 
     /// Starts the loops that are missing.
     fn take_on(&mut self, settings: &Settings, mut known: BTreeMap<Origin, Credential>) {
+        // Before the targets' loops, whose first writes are to be told.
+        for options in &settings.hooks {
+            if !self.hooks.iter().any(|(known, _)| known == options) {
+                let (clock, status) = (self.clock.clone(), Arc::clone(&self.status));
+                let hook = Hook::new(options.clone(), clock, status);
+                // It waits for a program, and is no loop that has to turn.
+                let stop = self.stop_telling.child_token();
+                let handle = self.watch(&stop, hook.run(stop.clone()));
+                self.hooks.push((options.clone(), Task { stop, handle, pulse: None }));
+            }
+        }
         let is_verified = is_verified(settings);
         let remembered = remembered(settings);
         for (origin, hosts) in settings.sources() {
@@ -200,7 +230,8 @@ impl Crew {
         self.broken.is_cancelled()
     }
 
-    /// Ends all loops: the targets after the issuers, and they write what these brought.
+    /// Ends all loops: the targets after the issuers, and they write what these brought; then
+    /// the hooks, which tell it.
     pub(super) async fn end(&mut self) {
         self.stop_asking.cancel();
         for (_, asked) in std::mem::take(&mut self.issuers) {
@@ -209,6 +240,10 @@ impl Crew {
         self.stop_keeping.cancel();
         for kept in std::mem::take(&mut self.files) {
             kept.task.end(&self.status).await;
+        }
+        self.stop_telling.cancel();
+        for (_, task) in std::mem::take(&mut self.hooks) {
+            task.end(&self.status).await;
         }
     }
 
@@ -262,7 +297,7 @@ impl Crew {
         let (stop, pulse) = (all.child_token(), self.status.pulse());
         let work = pulse.clone().watch(work(stop.clone()));
         let handle = self.watch(&stop, work);
-        Task { stop, handle, pulse }
+        Task { stop, handle, pulse: Some(pulse) }
     }
 
     /// Starts something that must not end before `stop`.
@@ -287,7 +322,9 @@ impl Task {
         self.stop.cancel();
         // One that panicked has ended too.
         let _ = self.handle.await;
-        status.end(&self.pulse);
+        if let Some(pulse) = &self.pulse {
+            status.end(pulse);
+        }
     }
 }
 

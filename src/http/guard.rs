@@ -54,9 +54,8 @@ impl Guard {
         let Some(names) = &self.names else { return Ok(()) };
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let is_ours = bare.parse::<IpAddr>().is_ok()
-            || host == "localhost"
-            || names.iter().any(|name| *name == host);
+        let is_ours =
+            bare.parse::<IpAddr>().is_ok() || host == "localhost" || names.contains(&host);
         if is_ours { Ok(()) } else { Err(Refusal::Stranger(host)) }
     }
 }

@@ -122,7 +122,7 @@ impl Question {
 async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
     if let Some(query) = query {
         return match Question::parse(&query) {
-            Ok(question) => judge(&*status.fresh_report().await, &question),
+            Ok(question) => judge(status.fresh_report().await.as_ref(), &question),
             Err(words) => text(StatusCode::BAD_REQUEST, words + "\n"),
         };
     }
@@ -160,7 +160,7 @@ async fn full_status(State(status): State<Arc<Status>>, headers: HeaderMap) -> R
     if report.is_ready() && has(&headers, &tag) {
         return not_modified(&tag);
     }
-    let mut response = text(code(&report), json(&*report));
+    let mut response = text(code(&report), json(&report));
     set(&mut response, header::CONTENT_TYPE, "application/health+json");
     tagged(response, &tag)
 }

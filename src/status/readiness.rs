@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::state::{InTheWay, Registry, State, Target, Verified};
 use crate::clock::Clock;
-use crate::credential::RegistryHost;
+use crate::credential::{Lifetime, RegistryHost};
 use crate::registry::Answer;
 use crate::schedule::Reason;
 use crate::trouble;
@@ -43,6 +43,14 @@ pub struct Judgement {
     pub(super) until: SystemTime,
 }
 
+impl Judgement {
+    /// Whether the other one says the same.
+    #[must_use]
+    pub fn is_like(self, other: Self) -> bool {
+        (self.is_ready, self.is_spotless) == (other.is_ready, other.is_spotless)
+    }
+}
+
 /// How it is at this moment.
 pub(super) fn judge(state: &State, at: &Moment<'_>) -> Judgement {
     let is_ready = !state.registries.is_empty()
@@ -63,7 +71,7 @@ pub(super) fn judge(state: &State, at: &Moment<'_>) -> Judgement {
 pub(super) fn good_until(state: &State, now: SystemTime) -> SystemTime {
     let fetched = state.registries.values().filter_map(|registry| registry.lifetime);
     let found = state.targets.iter().flat_map(|target| target.found.values().copied());
-    let ends = fetched.map(|life| life.expires()).chain(found).filter(|end| *end > now);
+    let ends = fetched.map(Lifetime::expires).chain(found).filter(|end| *end > now);
     ends.fold(now + JUDGEMENT_LASTS, SystemTime::min)
 }
 

@@ -1,0 +1,375 @@
+//! Tells other programs that credentials have changed: runs a command, or sends a signal.
+//!
+//! A hook is told nothing secret. It runs once for changes that come together, without a
+//! shell, in an environment that has none of ours but what a program needs to find its way,
+//! and for a limited time. One that fails is not run again before the next change: it may have
+//! done half of its work.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use thiserror::Error;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::status::{Failing, State, Status};
+use crate::trouble;
+
+/// What is done after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What it is called in logs, metrics and reports.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// After a change of which files; of any if there is none.
+    pub targets: Vec<PathBuf>,
+    /// How long a command may take.
+    pub limit: Duration,
+}
+
+/// What a hook does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Runs a program with these arguments.
+    Run {
+        /// A path, or a name that `PATH` has.
+        program: String,
+        /// As they are: no shell has a part in it.
+        arguments: Vec<String>,
+    },
+    /// Sends a signal to the process that a file names.
+    Tell {
+        /// Which signal.
+        signal: Name,
+        /// Where the number of the process stands.
+        pid_file: PathBuf,
+    },
+}
+
+/// A signal that programs take for "read your files again", by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(&'static str, Signal);
+
+impl Name {
+    /// All that can be sent.
+    pub const ALL: [Self; 8] = [
+        Self("HUP", Signal::HUP),
+        Self("USR1", Signal::USR1),
+        Self("USR2", Signal::USR2),
+        Self("INT", Signal::INT),
+        Self("QUIT", Signal::QUIT),
+        Self("TERM", Signal::TERM),
+        Self("WINCH", Signal::WINCH),
+        Self("CONT", Signal::CONT),
+    ];
+
+    /// Without `SIG`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = UnknownSignal;
+
+    /// With or without `SIG`.
+    fn from_str(text: &str) -> Result<Self, UnknownSignal> {
+        let bare = text.strip_prefix("SIG").unwrap_or(text);
+        let known = Self::ALL.into_iter().find(|name| name.0 == bare);
+        known.ok_or_else(|| UnknownSignal(text.to_owned()))
+    }
+}
+
+/// Not the name of a signal that can be sent.
+#[derive(Debug, Error)]
+#[error(
+    "`signal = \"{0}\"` means nothing: write one of `HUP`, `USR1`, `USR2`, `INT`, `QUIT`, `TERM`, \
+     `WINCH`, `CONT`"
+)]
+pub struct UnknownSignal(String);
+
+/// The loop of one hook.
+pub struct Hook {
+    options: Options,
+    clock: Clock,
+    status: Arc<Status>,
+    /// How often each target had been written when it ran last.
+    seen: Vec<(PathBuf, u64)>,
+}
+
+impl Hook {
+    /// A hook that knows of everything that was written before.
+    #[must_use]
+    pub fn new(options: Options, clock: Clock, status: Arc<Status>) -> Self {
+        let seen = status.read(|state| writes(&options, state));
+        Self { options, clock, status, seen }
+    }
+
+    /// Runs it after each change, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let changed = self.status.wait_for(|state| writes(&self.options, state) != self.seen);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    // One that takes longer goes on without us.
+                    drop(tokio::time::timeout(LAST_RUN, self.run_once()).await);
+                    return;
+                }
+                () = changed => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = self.clock.sleep(SETTLE) => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.run_once() => {}
+            }
+        }
+    }
+
+    /// Runs it if something has changed since it ran last.
+    pub async fn run_once(&mut self) {
+        let now = self.status.read(|state| writes(&self.options, state));
+        let changed = now.iter().filter(|one| !self.seen.contains(one));
+        let changed: Vec<_> = changed.map(|(path, _)| path.clone()).collect();
+        self.seen = now;
+        if !changed.is_empty() {
+            self.act(&changed).await;
+        }
+    }
+
+    async fn act(&self, changed: &[PathBuf]) {
+        let started = self.clock.monotonic();
+        let result = match &self.options.action {
+            Action::Run { program, arguments } => {
+                run(program, arguments, changed, self.options.limit).await
+            }
+            Action::Tell { signal, pid_file } => tell(*signal, pid_file),
+        };
+        let took = self.clock.monotonic().saturating_sub(started);
+        let name = &self.options.name;
+        let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |()| "success");
+        self.status.metrics.hook_ran(name, outcome);
+        let now = self.clock.now();
+        match &result {
+            Ok(()) => info!(hook = name, ?changed, ?took, because = BECAUSE, "hook ran"),
+            Err(error) => {
+                warn!(hook = name, ?changed, kind = %error.kind(), %error, because = BECAUSE, "hook failed");
+            }
+        }
+        self.status.set_hook(name, |hook| {
+            hook.last_run = Some(now);
+            hook.failing = result.err().map(|error| {
+                Failing::after(hook.failing.as_ref(), now, error.kind(), error.to_string())
+            });
+        });
+    }
+}
+
+/// How often each target of a hook has been written.
+fn writes(options: &Options, state: &State) -> Vec<(PathBuf, u64)> {
+    let targets = state.targets.iter();
+    let is_meant = |path: &PathBuf| options.targets.is_empty() || options.targets.contains(path);
+    targets
+        .filter(|target| is_meant(&target.path) && target.writes > 0)
+        .map(|target| (target.path.clone(), target.writes))
+        .collect()
+}
+
+async fn run(
+    program: &str,
+    arguments: &[String],
+    changed: &[PathBuf],
+    limit: Duration,
+) -> Result<(), HookError> {
+    let cannot_run = |source| HookError::CannotRun { program: program.to_owned(), source };
+    let kept = std::env::vars_os().filter(|(name, _)| {
+        name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"))
+    });
+    let changed: Vec<_> = changed.iter().map(|path| path.clone().into_os_string()).collect();
+    let changed = changed.join::<&std::ffi::OsStr>("\n".as_ref());
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(kept)
+        .env(CHANGED, OsString::from_vec(changed.into_vec()))
+        .current_dir("/")
+        // What it prints may have in it what it read.
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(cannot_run)?;
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    match tokio::time::timeout(limit, child.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(HookError::Failed { program: program.to_owned(), status }),
+        Ok(Err(source)) => Err(cannot_run(source)),
+        Err(_) => {
+            if let Some(group) = group {
+                // It may have ended this very moment.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            // So that nothing is left of it.
+            let _ = child.wait().await;
+            Err(HookError::TimedOut { program: program.to_owned(), limit })
+        }
+    }
+}
+
+/// Sends a signal to the process that a file names: to somebody's own only if the file is
+/// theirs, so that nobody can make us signal what is not theirs.
+fn tell(signal: Name, pid_file: &Path) -> Result<(), HookError> {
+    let path = || pid_file.to_owned();
+    let unreadable = |source| HookError::NoPid { path: path(), source };
+    let text = fs::read_to_string(pid_file).map_err(unreadable)?;
+    let writer = fs::metadata(pid_file).map_err(unreadable)?.uid();
+    let number = text.trim().parse::<i32>().ok().filter(|number| *number > 1);
+    let pid = number.and_then(Pid::from_raw).ok_or_else(|| HookError::BadPid { path: path() })?;
+    let gone =
+        |source| HookError::NoProcess { path: path(), pid: pid.as_raw_nonzero().get(), source };
+    let process = fs::metadata(format!("/proc/{}", pid.as_raw_nonzero())).map_err(gone)?;
+    let ours = rustix::process::geteuid().as_raw();
+    if ![ROOT, ours, process.uid()].contains(&writer) {
+        return Err(HookError::Foreign { path: path(), writer, owner: process.uid() });
+    }
+    kill_process(pid, signal.1).map_err(|errno| gone(errno.into()))
+}
+
+/// Why a hook failed.
+#[derive(Debug, Error)]
+pub enum HookError {
+    /// There is no such program.
+    #[error("{program} cannot be run: {source}")]
+    CannotRun {
+        /// Which.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended with another code than 0.
+    #[error("{program} failed ({})", ended(*status))]
+    Failed {
+        /// Which.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It did not end.
+    #[error("{program} did not end within {}, and was killed", humantime::format_duration(*limit))]
+    TimedOut {
+        /// Which.
+        program: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// No file that names a process.
+    #[error("{} cannot be read: {source}", path.display())]
+    NoPid {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that names none.
+    #[error("{} does not have the number of a process in it", path.display())]
+    BadPid {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Nobody, or not for us.
+    #[error("process {pid}, which {} names, cannot be told: {source}", path.display())]
+    NoProcess {
+        /// Who names it.
+        path: PathBuf,
+        /// Which.
+        pid: i32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody's file that names a process of somebody else's.
+    #[error(
+        "{} is user {writer}'s, and names a process of user {owner}'s, who is not told on their \
+         behalf",
+        path.display()
+    )]
+    Foreign {
+        /// Who names it.
+        path: PathBuf,
+        /// Whose file.
+        writer: u32,
+        /// Whose process.
+        owner: u32,
+    },
+}
+
+impl HookError {
+    /// What is wrong, by kind.
+    #[must_use]
+    pub fn kind(&self) -> trouble::Kind {
+        match self {
+            Self::TimedOut { .. } => trouble::Kind::HookTimeout,
+            _ => trouble::Kind::HookFailed,
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// How long a command may take, if the settings do not say.
+pub const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
+
+const BECAUSE: &str = "credentials were written";
+
+/// In the environment of a command: the files that have changed, a line each.
+const CHANGED: &str = "FRESHCREDS_CHANGED";
+
+/// What a program needs to find its way, and what has no secrets in it.
+const KEPT: [&str; 10] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+];
+
+/// Several files are written at the same moment.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What the end waits for.
+const LAST_RUN: Duration = Duration::from_millis(500);
+
+const ROOT: u32 = 0;
+
+#[cfg(test)]
+mod tests;
