@@ -15,6 +15,7 @@ use self::crew::Crew;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{Address, Bound};
+use crate::metrics::Metrics;
 use crate::notify;
 use crate::status::{Report, Status};
 
@@ -27,6 +28,7 @@ use crate::status::{Report, Status};
 pub async fn run(
     settings: &Settings,
     clock: &Clock,
+    metrics: Metrics,
     reload: &dyn Fn() -> Result<Settings, String>,
 ) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
@@ -38,7 +40,7 @@ pub async fn run(
         }
         None => None,
     };
-    let mut crew = Crew::new(clock);
+    let mut crew = Crew::new(clock, metrics);
     let status = Arc::clone(&crew.status);
     crew.follow(settings).await;
     info!(
@@ -166,7 +168,7 @@ pub async fn once(
     wait: Duration,
 ) -> Result<Report, DaemonError> {
     let mut signals = Signals::new()?;
-    let mut crew = Crew::new(clock);
+    let mut crew = Crew::new(clock, Metrics::new());
     let status = Arc::clone(&crew.status);
     let (refreshes, targets, hooks) = crew.once(settings);
     let until = clock.now() + wait;

@@ -11,6 +11,8 @@ use freshcreds::clock::Clock;
 use freshcreds::config::{BadFile, File, Settings, settings};
 use freshcreds::credential::RegistryHost;
 use freshcreds::daemon::{self, DaemonError};
+use freshcreds::log::Log;
+use freshcreds::metrics::Metrics;
 use freshcreds::status::Report;
 use freshcreds::{http, log, process, table, targets};
 
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let common = &cli.common;
     let file = read(common).map_err(wrong)?;
-    start_log(common, &file)?;
+    let log = start_log(&cli.command, common, &file)?;
     // One provider for every TLS connection, whoever makes it. It is the first to
     // be installed, so this cannot fail.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -48,7 +50,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                     Settings::new(&common.options(&hosts.hosts), &file)
                         .map_err(|error| error.to_string())
                 };
-                daemon::run(&settings, &clock, &reload).await?;
+                let metrics = log.as_ref().map_or_else(Metrics::new, |log| {
+                    Metrics::with_dropped_lines(log.dropped_lines())
+                });
+                daemon::run(&settings, &clock, metrics, &reload).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Once(arguments) => {
@@ -84,7 +89,7 @@ fn read(common: &Common) -> Result<File, BadFile> {
     common.config().map_or_else(|| Ok(File::default()), File::read)
 }
 
-fn start_log(common: &Common, file: &File) -> Result<(), Failure> {
+fn start_log(command: &Command, common: &Common, file: &File) -> Result<Option<Log>, Failure> {
     let format = match (common.log_format, file.log_format.as_deref()) {
         (Some(format), _) => Some(format),
         (None, Some(text)) => Some(value::<LogFormat>("log_format", text)?),
@@ -95,8 +100,11 @@ fn start_log(common: &Common, file: &File) -> Result<(), Failure> {
         (None, Some(text)) => value::<LogLevel>("log_level", text)?,
         (None, None) => LogLevel::Info,
     };
-    log::start(format, level);
-    Ok(())
+    let kind = match command {
+        Command::Run(_) => log::Kind::RunsOn,
+        _ => log::Kind::Ends,
+    };
+    Ok(log::start(kind, format, level))
 }
 
 fn value<T: ValueEnum>(key: &str, text: &str) -> Result<T, Failure> {

@@ -29,8 +29,16 @@ pub struct Metrics {
     gauges: Gauges,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// With nothing counted yet.
+    #[must_use]
+    pub fn new() -> Self {
         let mut registry = Registry::with_prefix("freshcreds");
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program that answers", info);
@@ -88,9 +96,12 @@ impl Metrics {
         }
     }
 
-    /// Counts lines of the log that had to be dropped, by what `count` says.
-    pub fn count_dropped_lines(&mut self, count: impl Fn() -> u64 + Send + Sync + 'static) {
-        self.registry.register_collector(Box::new(DroppedLines(Box::new(count))));
+    /// Tells besides how many lines of the log had to be dropped, which `count` says.
+    #[must_use]
+    pub fn with_dropped_lines(count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        let mut metrics = Self::new();
+        metrics.registry.register_collector(Box::new(DroppedLines(Box::new(count))));
+        metrics
     }
 
     /// Counts an attempt to fetch the credential of `host`.
@@ -411,8 +422,7 @@ mod tests {
 
     #[test]
     fn the_older_form_says_the_same() {
-        let mut metrics = Metrics::new();
-        metrics.count_dropped_lines(|| 7);
+        let metrics = Metrics::with_dropped_lines(|| 7);
         let host = "gcr.io".parse().unwrap();
         metrics.refreshed(&host, "success");
         metrics.fetched("google", Duration::from_millis(20));

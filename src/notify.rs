@@ -40,7 +40,16 @@ pub async fn keep_telling(status: Arc<Status>, clock: Clock, stop: CancellationT
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return stop.cancelled().await;
     }
-    let watchdog = sd_notify::watchdog_enabled();
+    keep_telling_to(send, sd_notify::watchdog_enabled(), status, clock, stop).await;
+}
+
+async fn keep_telling_to(
+    tell: impl Fn(&[NotifyState<'_>]),
+    watchdog: Option<Duration>,
+    status: Arc<Status>,
+    clock: Clock,
+    stop: CancellationToken,
+) {
     // systemd advises half of the time. What is not urgent waits for the tick that wakes
     // everybody.
     let pause = watchdog.map_or(SLICE, |limit| limit / 2);
@@ -55,7 +64,7 @@ pub async fn keep_telling(status: Arc<Status>, clock: Clock, stop: CancellationT
             news.push(NotifyState::Status(&now));
         }
         if !news.is_empty() {
-            send(&news);
+            tell(&news);
         }
         told = now;
         let next =
@@ -101,3 +110,67 @@ fn send(states: &[NotifyState<'_>]) {
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 const LONGEST: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::sources::Origin;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    /// What is told within `pause`, while a loop turns or hangs.
+    async fn told(watchdog: Option<Duration>, pause: Duration, is_well: bool) -> Vec<String> {
+        let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
+        let known = [("gcr.io".parse().unwrap(), Origin::Google)];
+        let targets = Vec::<(std::path::PathBuf, &str)>::new();
+        let status = Arc::new(Status::new(clock.clone(), known, targets));
+        let pulse = status.pulse();
+        if is_well {
+            let clock = clock.clone();
+            tokio::spawn(pulse.watch(async move { clock.sleep(MINUTE * 1000).await }));
+        }
+        let (stop, told) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+        let tell = {
+            let told = Arc::clone(&told);
+            move |news: &[NotifyState<'_>]| {
+                told.lock().unwrap().extend(news.iter().map(ToString::to_string));
+            }
+        };
+        let telling = keep_telling_to(tell, watchdog, status, clock.clone(), stop.clone());
+        let telling = tokio::spawn(telling);
+        clock.sleep(pause).await;
+        stop.cancel();
+        telling.await.unwrap();
+        let told = told.lock().unwrap();
+        told.clone()
+    }
+
+    fn fed(told: &[String]) -> usize {
+        told.iter().filter(|one| *one == "WATCHDOG=1").count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_while_the_loops_turn_and_starves_when_one_hangs() {
+        let limit = 3 * MINUTE;
+        let well = told(Some(limit), MINUTE * 30, true).await;
+        assert!((20..=32).contains(&fed(&well)), "{well:?}");
+        let hanging = told(Some(limit), MINUTE * 30, false).await;
+        assert!(fed(&hanging) <= 4, "{hanging:?}");
+        // As often as a shorter limit needs it.
+        let short = told(Some(Duration::from_secs(20)), MINUTE * 2, true).await;
+        assert!((12..=14).contains(&fed(&short)), "{short:?}");
+        assert_eq!(fed(&told(None, MINUTE * 30, true).await), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_it_is_is_told_once() {
+        let told = told(None, MINUTE * 30, true).await;
+        assert_eq!(
+            told,
+            ["STATUS=0 of 1 registries are ready: gcr.io: there is no credential yet"]
+        );
+    }
+}

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
 use crate::registry::{Answer, Verifier};
-use crate::schedule::{self, Failure, Issuer, Kind, Next};
+use crate::schedule::{self, Failure, Issuer, Kind, Next, Reason};
 use crate::sources::{FetchError, Minted, Origin, Source};
 use crate::status::{Failing, Status, Verified};
 
@@ -112,15 +112,19 @@ impl Refresh {
     pub async fn run(mut self, stop: CancellationToken, mut asked: watch::Receiver<()>) {
         let mut next = self.first;
         loop {
-            let is_due = tokio::select! {
+            let because = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = asked.changed() => true,
-                () = self.clock.sleep_until(next.at) => true,
-                () = self.time_to_verify() => false,
+                Ok(()) = asked.changed() => Some(Reason::Signal),
+                () = self.clock.sleep_until(next.at) => Some(next.reason),
+                () = self.time_to_verify() => None,
             };
             let turn = async {
-                if !is_due && self.is_taken().await { next } else { self.fetch().await.1 }
+                match because {
+                    Some(because) => self.fetch(because).await.1,
+                    None if self.is_taken().await => next,
+                    None => self.fetch(Reason::Refused).await.1,
+                }
             };
             tokio::select! {
                 biased;
@@ -137,8 +141,9 @@ impl Refresh {
     ///
     /// The last failure, if there was no success.
     pub async fn run_once(&mut self, tries: u32, until: SystemTime) -> Result<(), FetchError> {
+        let mut because = self.first.reason;
         loop {
-            match self.fetch().await {
+            match self.fetch(because).await {
                 (Ok(()), _) => return Ok(()),
                 (Err(error), next) => {
                     let is_over = self.failures >= tries && next.at > until;
@@ -146,21 +151,22 @@ impl Refresh {
                         return Err(error);
                     }
                     self.clock.sleep_until(next.at).await;
+                    because = next.reason;
                 }
             }
         }
     }
 
     /// Asks once, publishes what came, and says when to ask again.
-    async fn fetch(&mut self) -> (Result<(), FetchError>, Next) {
+    async fn fetch(&mut self, because: Reason) -> (Result<(), FetchError>, Next) {
         let asked = match self.ask().await {
             Ok(minted) => self.verified(minted).await,
             Err(error) => Err(error),
         };
         match asked {
-            Ok(minted) => (Ok(()), self.succeeded(minted)),
+            Ok(minted) => (Ok(()), self.succeeded(minted, because)),
             Err(error) => {
-                let next = self.failed(&error);
+                let next = self.failed(&error, because);
                 (Err(error), next)
             }
         }
@@ -260,7 +266,7 @@ impl Refresh {
         refusals
     }
 
-    fn succeeded(&mut self, minted: Minted) -> Next {
+    fn succeeded(&mut self, minted: Minted, because: Reason) -> Next {
         let now = self.clock.now();
         let Minted { credential, issuer, identity, skew } = minted;
         self.is_cached = issuer == Issuer::Caching;
@@ -305,9 +311,10 @@ impl Refresh {
             origin = %self.assignment.origin,
             identity,
             outcome,
+            %because,
             expires = %self.shown(life.expires()),
             next = %self.shown(next.at),
-            because = %next.reason,
+            next_because = %next.reason,
             failures_before = failures,
             "credential fetched"
         );
@@ -326,7 +333,7 @@ impl Refresh {
         });
     }
 
-    fn failed(&mut self, error: &FetchError) -> Next {
+    fn failed(&mut self, error: &FetchError, because: Reason) -> Next {
         let now = self.clock.now();
         self.failures = self.failures.saturating_add(1);
         let life = self.current.as_ref().map(Credential::lifetime);
@@ -362,12 +369,13 @@ impl Refresh {
             origin = %self.assignment.origin,
             kind = %error.kind(),
             %error,
+            %because,
             failures = self.failures,
             left = %humantime::format_duration(Duration::from_secs(
                 life.map_or(0, |life| life.left(now).as_secs())
             )),
             next = %self.shown(next.at),
-            because = %next.reason,
+            next_because = %next.reason,
             "credential not fetched"
         );
         next

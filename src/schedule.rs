@@ -32,7 +32,7 @@ pub struct Next {
     pub reason: Reason,
 }
 
-/// Why the next fetch is when it is.
+/// Why a fetch is when it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// There is nothing yet.
@@ -49,18 +49,24 @@ pub enum Reason {
     Retry,
     /// The last fetch was refused in a way that lasts.
     RetrySlowly,
+    /// A signal asked for it.
+    Signal,
+    /// The registry refuses what it took before.
+    Refused,
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::First => "there is no credential yet",
-            Self::HalfLife => "half of its life is over then",
+            Self::HalfLife => "half of its life is over",
             Self::LastMinutes => "its issuer gives no new one before its last minutes",
             Self::SameToken => "its issuer gave the same one again",
             Self::Waiting => "network and identity may not be there yet",
             Self::Retry => "the last fetch failed",
             Self::RetrySlowly => "the last fetch was refused, and will be until someone acts",
+            Self::Signal => "SIGUSR1 asked for it",
+            Self::Refused => "the registry refuses the one before",
         })
     }
 }

@@ -57,19 +57,24 @@ impl Status {
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
         targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
     ) -> Self {
-        let status = Self {
+        let status = Self::with(clock, Metrics::new());
+        status.follow(registries, targets, []);
+        status
+    }
+
+    /// A status in which nothing is known, not even names.
+    pub(crate) fn with(clock: Clock, metrics: Metrics) -> Self {
+        Self {
             started: clock.now(),
             clock,
             state: watch::Sender::default(),
             version: AtomicU64::new(0),
             judged: Mutex::default(),
             reported: Mutex::default(),
-            metrics: Metrics::new(),
+            metrics,
             look_again: watch::Sender::new(()),
             pulses: Mutex::default(),
-        };
-        status.follow(registries, targets, []);
-        status
+        }
     }
 
     /// Speaks of these from now on. What is known about one of them stays known.
@@ -128,6 +133,11 @@ impl Status {
     /// Everything, after each target has looked at its file.
     pub async fn fresh_report(&self) -> Arc<Report> {
         self.look().await;
+        self.last_report()
+    }
+
+    /// Everything, by the last looks at the targets.
+    pub(crate) fn last_report(&self) -> Arc<Report> {
         let version = self.version.load(Ordering::Acquire);
         let at = Moment::of(&self.clock);
         let mut reported = lock(&self.reported);
@@ -170,14 +180,17 @@ impl Status {
     /// Waits until each target has looked at its file.
     ///
     /// A look that is younger than a second will do, and a target that does not answer
-    /// within two counts with the look that it had.
+    /// in time counts with the look that it had.
     async fn look(&self) {
         let now = self.clock.monotonic();
         let is_fresh = |state: &State| {
             state.targets.iter().all(|target| {
                 // By the monotonic clock: one that was set back would make an old
                 // look new.
-                target.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_LASTS)
+                let age = |time| now.saturating_sub(time);
+                target.looked.is_some_and(|looked| age(looked) < LOOK_LASTS)
+                    // Whoever has waited for it so long in vain need not be followed.
+                    || target.busy_since.is_some_and(|since| age(since) >= LOOK_LIMIT)
             })
         };
         if is_fresh(&self.state.borrow()) {
@@ -344,8 +357,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How old a look at a target may be for an answer to be true.
 const LOOK_LASTS: Duration = Duration::from_secs(1);
 
-/// How long an answer waits for a look.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// How long an answer waits for a look: less than the second that a probe of the kubelet's
+/// waits (<https://kubernetes.io/docs/concepts/workloads/pods/probes/>).
+const LOOK_LIMIT: Duration = Duration::from_millis(500);
 
 /// A loop that has not turned for this long hangs.
 const PULSE_LIMIT: Duration = SLICE.saturating_mul(3);

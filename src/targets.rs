@@ -542,7 +542,7 @@ impl Target {
             let hosts: Vec<_> = work.wanted.keys().map(RegistryHost::as_str).collect();
             let because = if was_overwritten {
                 self.status.metrics.overwritten(&target_file);
-                "another program changed it"
+                "another program removed or changed them"
             } else {
                 "there are new credentials"
             };

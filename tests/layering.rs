@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "credential",
             "hooks",
             "http",
+            "metrics",
             "notify",
             "refresh",
             "registry",

@@ -32,7 +32,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -261,7 +261,7 @@ impl Cloud {
     /// A part of a secret that stands in `text`, if one does. Some bytes in a row
     /// are enough, since a text may have been cut short before it was shown.
     pub(crate) fn leak_in(&self, text: &[u8]) -> Option<String> {
-        let secrets = self.secrets();
+        let secrets: Vec<String> = self.secrets().iter().flat_map(|one| forms(one)).collect();
         let parts: HashSet<&[u8]> =
             secrets.iter().flat_map(|secret| secret.as_bytes().windows(LEAK)).collect();
         let leak = text.windows(LEAK).find(|part| parts.contains(part))?;
@@ -279,6 +279,26 @@ impl Default for Options {
             short_tokens: false,
         }
     }
+}
+
+/// A secret as it is, and as it looks in a URL, as base64 of whatever it stands in, and in
+/// hexadecimal digits.
+fn forms(secret: &str) -> Vec<String> {
+    let digit = |half: u8| char::from_digit(half.into(), 16);
+    let hex = secret.bytes().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(digit).collect();
+    let url = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let mut forms = vec![secret.to_owned(), hex, url];
+    // Three bytes make four digits, so it depends on how many bytes stand before it.
+    for before in 0..3 {
+        let padded = [&b"   "[..before], secret.as_bytes()].concat();
+        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+            let digits = engine.encode(&padded);
+            // The first and the last digits are made of what stands beside it, too.
+            let own = digits.get(4..digits.len().saturating_sub(4)).unwrap_or_default();
+            forms.push(own.to_owned());
+        }
+    }
+    forms
 }
 
 /// So many bytes in a row do not stand in a text by chance.

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost, Wanted};
 use crate::hooks::{self, Hook};
+use crate::metrics::Metrics;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
@@ -66,9 +67,9 @@ struct Task {
 }
 
 impl Crew {
-    pub(super) fn new(clock: &Clock) -> Self {
+    pub(super) fn new(clock: &Clock, metrics: Metrics) -> Self {
         Self {
-            status: Arc::new(Status::new(clock.clone(), [], [])),
+            status: Arc::new(Status::with(clock.clone(), metrics)),
             clock: clock.clone(),
             wanted: watch::Sender::new(Wanted::new()),
             ask: watch::Sender::new(()),

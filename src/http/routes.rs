@@ -129,7 +129,7 @@ async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
     if status.fresh_judgement().await.is_spotless {
         return text(StatusCode::OK, "ready\n");
     }
-    let report = status.fresh_report().await;
+    let report = status.last_report();
     let mut words = if report.is_ready() { "ready\n" } else { "not ready\n" }.to_owned();
     for line in &report.output {
         words.push_str(line);

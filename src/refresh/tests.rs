@@ -178,10 +178,10 @@ async fn the_same_token_again_is_an_outcome_of_its_own_and_writes_nothing() {
         let left = (start + Duration::from_hours(1)).duration_since(now).unwrap();
         Ok(mint("same", now, left, Issuer::Caching))
     });
-    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
     let mut changes = bench.wanted.subscribe();
     bench.clock.sleep(Duration::from_mins(30)).await;
-    let (result, next) = bench.refresh.fetch().await;
+    let (result, next) = bench.refresh.fetch(Reason::First).await;
     result.unwrap();
     assert!(!changes.has_changed().unwrap());
     changes.mark_unchanged();
@@ -201,9 +201,9 @@ async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
             Err(unreachable())
         }
     });
-    bench.refresh.fetch().await.0.unwrap();
-    bench.refresh.fetch().await.0.unwrap_err();
-    bench.refresh.fetch().await.0.unwrap_err();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap_err();
+    bench.refresh.fetch(Reason::First).await.0.unwrap_err();
     assert!(!bench.has_expired());
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.consecutive_failures, 2);
@@ -216,7 +216,7 @@ async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
     assert!(check.next_refresh_reason.unwrap().contains("failed"));
 
     bench.clock.sleep(Duration::from_mins(1)).await;
-    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.consecutive_failures, 0);
     assert!(check.last_error.is_none());
@@ -226,7 +226,7 @@ async fn a_failure_keeps_the_old_credential_and_says_what_is_wrong() {
 async fn a_silent_issuer_is_given_up_after_the_limit() {
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
     let mut bench = Bench::of(clock.clone(), Box::new(Silent), Arc::default());
-    let (result, _) = bench.refresh.fetch().await;
+    let (result, _) = bench.refresh.fetch(Reason::First).await;
     let error = result.unwrap_err();
     assert_eq!(error.kind().as_str(), "timeout");
     assert_eq!(error.to_string(), "no answer within 30s");
@@ -266,8 +266,8 @@ async fn an_issuer_that_brings_the_end_closer_is_believed() {
     let mut lives = VecDeque::from([TWELVE_HOURS, Duration::from_hours(1)]);
     let mut bench =
         Bench::new(move |now| Ok(mint("same", now, lives.pop_front().unwrap(), Issuer::Minting)));
-    bench.refresh.fetch().await.0.unwrap();
-    let (_, next) = bench.refresh.fetch().await;
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
+    let (_, next) = bench.refresh.fetch(Reason::First).await;
     let now = bench.clock.now();
     let left = bench.wanted.borrow()[&host()].lifetime().left(now);
     assert!(left <= Duration::from_hours(1), "{left:?}");
@@ -281,7 +281,7 @@ async fn one_that_hangs_does_not_keep_others_from_being_asked() {
     let mut silent = silent;
     silent.refresh.assignment.source = Box::new(Silent);
     let clock = silent.clock.clone();
-    let hanging = tokio::spawn(async move { silent.refresh.fetch().await.0.is_err() });
+    let hanging = tokio::spawn(async move { silent.refresh.fetch(Reason::First).await.0.is_err() });
     clock.sleep(Duration::from_secs(1)).await;
     assert_eq!(turns.available_permits(), 0);
     clock.sleep(Duration::from_secs(2)).await;
@@ -339,13 +339,13 @@ async fn a_token_that_the_registry_refuses_is_not_published_and_another_is_fetch
     });
     let door = Door(Box::new(|word| if word == "1" { refused() } else { Answer::Taken }));
     bench.refresh.assignment.verifier = Some(Arc::new(door));
-    let (result, next) = bench.refresh.fetch().await;
+    let (result, next) = bench.refresh.fetch(Reason::First).await;
     assert_eq!(result.unwrap_err().kind().as_str(), "rejected");
     assert!(bench.wanted.borrow().is_empty());
     assert!(next.at <= bench.clock.now() + Duration::from_secs(2));
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.verification.as_deref(), Some("refused"));
-    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
     assert!(!bench.has_expired());
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.verification.as_deref(), Some("taken"));
@@ -364,7 +364,7 @@ async fn a_registry_that_refuses_every_token_is_asked_slowly_and_the_old_one_sta
         if shut.load(std::sync::atomic::Ordering::Relaxed) { refused() } else { Answer::Taken }
     }));
     bench.refresh.assignment.verifier = Some(Arc::new(door));
-    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
     is_shut.store(true, std::sync::atomic::Ordering::Relaxed);
     let status = Arc::clone(&bench.status);
     let (clock, calls, wanted) =
@@ -393,7 +393,7 @@ async fn a_registry_that_cannot_be_asked_changes_nothing() {
     let mut bench = Bench::new(|now| Ok(mint("1", now, TWELVE_HOURS, Issuer::Minting)));
     let door = Door(Box::new(|_| Answer::Unknown { detail: "down".to_owned() }));
     bench.refresh.assignment.verifier = Some(Arc::new(door));
-    bench.refresh.fetch().await.0.unwrap();
+    bench.refresh.fetch(Reason::First).await.0.unwrap();
     assert!(!bench.has_expired());
     let check = bench.status.report().checks.credentials.remove(0);
     assert_eq!(check.verification.as_deref(), Some("unknown"));

@@ -7,6 +7,7 @@ mod cloud;
 
 mod bad_input;
 mod crashes;
+mod endpoint;
 mod hard_places;
 mod identities;
 mod in_vain;
@@ -17,3 +18,4 @@ mod reload;
 mod settings;
 mod shared_file;
 mod time;
+mod truth;
