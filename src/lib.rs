@@ -39,3 +39,4 @@ pub mod process;
 pub mod cli;
 pub mod log;
 pub mod table;
+pub mod watch;

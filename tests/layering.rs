@@ -37,6 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["config"]),
     ("log", &["cli"]),
     ("table", &["status"]),
+    ("watch", &["clock", "http", "status", "table"]),
 ];
 
 #[test]
