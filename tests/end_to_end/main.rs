@@ -16,4 +16,5 @@ mod readers;
 mod reload;
 mod settings;
 mod shared_file;
+mod terminal;
 mod time;
