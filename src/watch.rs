@@ -147,13 +147,18 @@ impl View {
 }
 
 /// The lines, each in the place of the one before it. Nothing is cleared before what
-/// replaces it is there, so nothing flickers.
+/// replaces it is there, so nothing flickers; and not after it, as the cursor behind a
+/// full line still stands on its last character.
 fn in_place(text: &str) -> String {
-    let lines: Vec<String> =
-        text.trim_end().lines().map(|line| format!("{CLEAR_LINE}{line}")).collect();
-    // After a full last line the cursor still stands on it, so what is below is cleared
-    // from a line of its own.
-    format!("{HOME}{}\n{CLEAR_REST}", lines.join("\n"))
+    let text = text.trim_end();
+    let (lines, last) =
+        text.rsplit_once('\n').map_or((None, text), |(lines, last)| (Some(lines), last));
+    let mut frame = HOME.to_owned();
+    for line in lines.into_iter().flat_map(str::lines) {
+        frame.extend([CLEAR_LINE, line, "\n"]);
+    }
+    frame.extend([CLEAR_REST, last]);
+    frame
 }
 
 /// The other screen of a terminal, without a cursor, until it is dropped.
@@ -241,7 +246,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_cleared_before_it_is_written_and_the_rest_at_the_end() {
-        assert_eq!(in_place("one\ntwo\n"), "\x1b[H\x1b[Kone\n\x1b[Ktwo\n\x1b[J");
+    fn a_line_is_cleared_before_it_is_written_and_what_is_below_before_the_last() {
+        assert_eq!(in_place("one\n\ntwo\n"), "\x1b[H\x1b[Kone\n\x1b[K\n\x1b[Jtwo");
+        assert_eq!(in_place("one\n"), "\x1b[H\x1b[Jone");
     }
 }

@@ -197,7 +197,6 @@ async fn watched() -> Result<(Machine, Cloud, Daemon)> {
     let path = std::env::var("PATH").unwrap_or_default();
     machine.set("PATH", format!("{}:{path}", folder.display()));
     machine.set("LANG", "C.UTF-8");
-    machine.set("PS1", "$ ");
     let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     machine.set("FRESHCREDS_LISTEN", free);
     let daemon = machine.daemon().await?;
@@ -222,7 +221,7 @@ impl<'a> Terminal<'a> {
         let socket = tempfile::TempDir::with_prefix("freshcreds-terminal-")?;
         let mut server = client(machine, &socket);
         // In the foreground, so that it ends with us.
-        let server = server.args(["-f", "/dev/null", "-D"]).spawn();
+        let server = server.args(["-f", "/dev/null", "-D"]).stderr(Stdio::null()).spawn();
         let server = server.context("tmux cannot be run: run `make setup`")?;
         let terminal = Self { machine, socket, _server: server };
         let columns = columns.to_string();
@@ -233,7 +232,7 @@ impl<'a> Terminal<'a> {
             }
         };
         timeout(LIMIT, opening).await.context("tmux does not start")?;
-        terminal.until(|screen| screen.contains('$')).await?;
+        terminal.until(|screen| screen.starts_with(['$', '#'])).await?;
         Ok(terminal)
     }
 
