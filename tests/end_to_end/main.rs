@@ -14,6 +14,7 @@ mod life;
 mod machine;
 mod readers;
 mod reload;
+mod schema;
 mod settings;
 mod shared_file;
 mod terminal;
