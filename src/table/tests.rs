@@ -268,6 +268,7 @@ fn all_is_well_at_a_glance() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "they are pictures")]
 fn what_needs_attention_comes_before_what_is_well() {
     insta::assert_snapshot!(shown(&degraded(), 40), @r#"
     ! 3 of 3 registries are ready (2 warn)
@@ -414,6 +415,7 @@ fn what_needs_attention_comes_before_what_is_well() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "they are pictures")]
 fn what_does_not_work_comes_first() {
     insta::assert_snapshot!(shown(&failed(), 40), @r#"
     ✗ 2 of 3 registries are ready (2 fail, 3

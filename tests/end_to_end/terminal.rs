@@ -219,9 +219,9 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     async fn open(machine: &'a Machine, columns: u16) -> Result<Self> {
         let socket = tempfile::TempDir::with_prefix("freshcreds-terminal-")?;
-        let mut server = client(machine, &socket);
+        let mut server = tmux(machine, &socket);
         // In the foreground, so that it ends with us.
-        let server = server.args(["-f", "/dev/null", "-D"]).stderr(Stdio::null()).spawn();
+        let server = server.args(["-f", "/dev/null", "-D"]).spawn();
         let server = server.context("tmux cannot be run: run `make setup`")?;
         let terminal = Self { machine, socket, _server: server };
         let columns = columns.to_string();
@@ -237,7 +237,8 @@ impl<'a> Terminal<'a> {
     }
 
     async fn tmux(&self, arguments: &[&str]) -> Result<String> {
-        let done = run(client(self.machine, &self.socket).args(arguments)).await?;
+        // It starts no server of its own, which would outlive us.
+        let done = run(tmux(self.machine, &self.socket).arg("-N").args(arguments)).await?;
         ended_with(&done, 0)?;
         Ok(done.stdout)
     }
@@ -295,7 +296,7 @@ impl<'a> Terminal<'a> {
     }
 }
 
-fn client(machine: &Machine, socket: &tempfile::TempDir) -> Command {
+fn tmux(machine: &Machine, socket: &tempfile::TempDir) -> Command {
     let mut command = machine.command("tmux");
     command.arg("-u").arg("-S").arg(socket.path().join("socket"));
     command
