@@ -322,7 +322,7 @@ def wait_for_ready(address):
     host, port = address.rsplit(":", 1)
     for _ in range(100):
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             if b" 200 " in connection.recv(64):
                 return
         time.sleep(0.1)

@@ -67,7 +67,10 @@ pub enum Command {
     Logout,
     /// Show what the running daemon knows: each registry's credential, each file
     ///
-    /// Exits as `check` does.
+    /// The bar is a credential's life from its issue to its expiry: full is what is left, and
+    /// the mark in it is where the next one is fetched.
+    ///
+    /// Exits as `check` does; with --watch, 0 after Ctrl-C or SIGTERM, as `run` does.
     Status(StatusArguments),
 }
 
@@ -119,9 +122,47 @@ pub struct CheckArguments {
 /// How to show the status.
 #[derive(Debug, Args)]
 pub struct StatusArguments {
-    /// Print what /status answers instead of a table
+    /// Print what /status answers instead of a table; with --watch, a line each time
     #[arg(long)]
     pub json: bool,
+
+    /// Show it again every few seconds, until Ctrl-C [default: 2]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        value_parser = seconds
+    )]
+    pub watch: Option<Duration>,
+
+    /// When to use colours; `auto`: on a terminal, unless `NO_COLOR` or `CLICOLOR_FORCE` says
+    /// otherwise
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// Where they are of use.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Color {
+    /// Whether the user wants them, if they said so.
+    #[must_use]
+    pub fn wanted(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Always => Some(true),
+            Self::Never => Some(false),
+        }
+    }
 }
 
 /// What all commands share.
@@ -232,6 +273,13 @@ impl Common {
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     // As above: nothing is nothing.
     if text.is_empty() { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "write 2 or 0.5, or what is between 0.1 and 86400".to_owned())
 }
 
 /// The first folder of those that a unit's `StateDirectory=` names.

@@ -42,3 +42,4 @@ pub mod process;
 pub mod cli;
 pub mod log;
 pub mod table;
+pub mod watch;

@@ -6,15 +6,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use freshcreds::cli::{CheckArguments, Cli, Command, Common, LogFormat, LogLevel};
+use freshcreds::cli::{CheckArguments, Cli, Command, Common, LogFormat, LogLevel, StatusArguments};
 use freshcreds::clock::Clock;
 use freshcreds::config::{BadFile, File, Settings, settings};
 use freshcreds::credential::RegistryHost;
 use freshcreds::daemon::{self, DaemonError};
+use freshcreds::http::Address;
 use freshcreds::log::Log;
 use freshcreds::metrics::Metrics;
 use freshcreds::status::Report;
-use freshcreds::{http, log, process, table, targets};
+use freshcreds::table::{self, Page};
+use freshcreds::watch::{self, Form};
+use freshcreds::{http, log, process, targets};
 
 fn main() -> ExitCode {
     process::keep_memory_private();
@@ -64,16 +67,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             }
             Command::Logout => logout(common, &file).await,
             Command::Check(arguments) => check(common, &file, arguments, &clock).await,
-            Command::Status(arguments) => {
-                let report = ask(common, &file).await?;
-                let text = if arguments.json {
-                    serde_json::to_string_pretty(&report).map_err(failed)?
-                } else {
-                    table::table(&report)
-                };
-                print(&mut io::stdout(), text.trim_end());
-                Ok(code(&report))
-            }
+            Command::Status(arguments) => status(common, &file, arguments, &clock).await,
         }
     });
     if result.as_ref().is_err_and(|failure| failure.is_urgent) {
@@ -183,13 +177,43 @@ async fn check(
     }
 }
 
+/// Shows how the daemon is, once or again and again.
+async fn status(
+    common: &Common,
+    file: &File,
+    arguments: &StatusArguments,
+    clock: &Clock,
+) -> Result<ExitCode, Failure> {
+    let colors = arguments.color.wanted();
+    if let Some(every) = arguments.watch {
+        let form = if arguments.json { Form::Json } else { Form::Table { colors } };
+        watch::watch(&daemon_address(common, file)?, every, form, clock).await.map_err(failed)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = ask(common, file).await?;
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&report).map_err(failed)?
+    } else {
+        let mut page = Page::of(&io::stdout(), colors, |name| std::env::var_os(name));
+        // What does not fit can be scrolled back to.
+        page.height = None;
+        table::table(&report, &page)
+    };
+    print(&mut io::stdout(), text.trim_end());
+    Ok(code(&report))
+}
+
 /// Asks the daemon that runs with the same settings.
 async fn ask(common: &Common, file: &File) -> Result<Report, Failure> {
+    http::fetch(&daemon_address(common, file)?).await.map_err(failed)
+}
+
+fn daemon_address(common: &Common, file: &File) -> Result<Address, Failure> {
     let listen = settings::listen(&common.options(&[]), file).map_err(wrong)?;
     let Some(address) = listen else {
         return Err(wrong("with `listen` set to `off` there is nobody to ask"));
     };
-    http::fetch(&address.reachable()).await.map_err(failed)
+    Ok(address.reachable())
 }
 
 fn tell_troubles(report: &Report) -> ExitCode {

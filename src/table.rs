@@ -1,130 +1,219 @@
-//! A report as a table for people.
+//! A report as people read it: whether all is well, each credential's life, and
+//! what to do about what is not well.
 
-use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use crate::status::{CredentialReport, Report, TargetReport};
+use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict};
 
-/// The table, with a bar for what is left of each credential's life.
+mod columns;
+mod page;
+mod text;
+mod troubles;
+
+pub use self::page::Page;
+
+use self::columns::Columns;
+use self::page::{Line, Look};
+use self::text::harmless;
+
+/// The report, worst first: a headline, a row for each credential, the files, the
+/// hooks, and what is wrong.
 #[must_use]
-pub fn table(report: &Report) -> String {
-    let mut rows = vec![["REGISTRY", "KIND", "LEFT", "LIFE", "NEXT", "STATE"].map(str::to_owned)];
-    rows.extend(report.checks.credentials.iter().map(|check| row(check, report)));
-    let widths: Vec<usize> = (0..6)
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
+pub fn table(report: &Report, page: &Page) -> String {
+    page.draw(fit(sheet(report, page), page))
+}
 
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        line(&mut text, cells.join("  ").trim_end());
+/// That nobody answers, and what was said last.
+#[must_use]
+pub fn without_answer(why: &str, last: Option<&Report>, page: &Page) -> String {
+    let mut lines = page.words(
+        Line::new(Look::Bad, &format!("{} no answer: ", page.symbol(Verdict::Fail))),
+        2,
+        Look::Bold,
+        &page.harmless(why),
+    );
+    lines.push(Line::default());
+    let Some(last) = last else { return page.draw(fit(Sheet::of(lines), page)) };
+    let time = page.harmless(&last.time);
+    lines.extend(page.words(Line::default(), 0, Look::Dim, &format!("The last one, of {time}:")));
+    let mut sheet = sheet(last, page);
+    lines.append(&mut sheet.head);
+    sheet.head = lines;
+    page.draw(fit(sheet, page))
+}
+
+/// What is drawn, in three parts: where there is no room for all, rows are left out.
+struct Sheet {
+    head: Vec<Line>,
+    rows: Vec<Line>,
+    rest: Vec<Line>,
+}
+
+impl Sheet {
+    fn of(head: Vec<Line>) -> Self {
+        Self { head, rows: Vec::new(), rest: Vec::new() }
     }
-    for target in &report.checks.targets {
-        line(&mut text, "");
-        line(&mut text, &describe(target));
-        for trouble in target.last_error.iter().chain(&target.in_the_way) {
-            line(&mut text, &format!("  {}: {}", trouble.kind, trouble.message));
-        }
+}
+
+fn sheet(report: &Report, page: &Page) -> Sheet {
+    let now = parse(&report.time);
+    let mut head = headline(report, page);
+    let mut rows = Vec::new();
+    let mut rest = Vec::new();
+    let mut credentials: Vec<&CredentialReport> = report.checks.credentials.iter().collect();
+    credentials.sort_by_key(|check| std::cmp::Reverse(check.status));
+    if !credentials.is_empty() {
+        head.push(Line::default());
+        let columns = Columns::new(&credentials, now, page);
+        head.push(columns.header());
+        rows = credentials.iter().map(|check| columns.row(check)).collect();
+        rest.extend(columns.reasons());
     }
-    let failures: Vec<&CredentialReport> = report
-        .checks
-        .credentials
+    let mut targets: Vec<&TargetReport> = report.checks.targets.iter().collect();
+    targets.sort_by_key(|check| std::cmp::Reverse(check.status));
+    section(&mut rest, "FILES", targets.iter().flat_map(|check| target(check, now, page)));
+    let mut hooks: Vec<&HookReport> = report.checks.hooks.iter().collect();
+    hooks.sort_by_key(|check| std::cmp::Reverse(check.status));
+    section(&mut rest, "HOOKS", hooks.iter().flat_map(|check| hook(check, now, page)));
+    let troubles = troubles::of(report);
+    section(&mut rest, "TROUBLES", troubles.iter().flat_map(|one| one.lines(now, page)));
+    Sheet { head, rows, rest }
+}
+
+/// Whether all is well, in words that take a second to read, and when it was so.
+fn headline(report: &Report, page: &Page) -> Vec<Line> {
+    let checks = &report.checks;
+    let ready = checks.credentials.iter().filter(|check| check.status != Verdict::Fail).count();
+    let all = checks.credentials.len();
+    let states = || {
+        let files = checks.targets.iter().map(|check| check.status);
+        let hooks = checks.hooks.iter().map(|check| check.status);
+        let settings = checks.settings.iter().map(|check| check.status);
+        checks
+            .credentials
+            .iter()
+            .map(|check| check.status)
+            .chain(files)
+            .chain(hooks)
+            .chain(settings)
+    };
+    let mut words = match (ready, all) {
+        (_, 0) => "no registry is kept fresh".to_owned(),
+        (1, 1) => "1 of 1 registry is ready".to_owned(),
+        (1, all) => format!("1 of {all} registries is ready"),
+        (ready, 1) => format!("{ready} of 1 registry is ready"),
+        (ready, all) => format!("{ready} of {all} registries are ready"),
+    };
+    let counts: Vec<String> = [Verdict::Fail, Verdict::Warn]
         .iter()
-        .filter(|check| check.last_error.is_some() || check.output.is_some())
+        .map(|verdict| (states().filter(|state| state == verdict).count(), verdict.as_str()))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
         .collect();
-    if !failures.is_empty() {
-        line(&mut text, "");
+    if !counts.is_empty() {
+        words = format!("{words} ({})", counts.join(", "));
     }
-    for check in failures {
-        if let Some(output) = &check.output {
-            line(&mut text, &format!("{}: {output}", check.component_id));
-        }
-        if let Some(error) = &check.last_error {
-            line(
-                &mut text,
-                &format!(
-                    "{}: {} ({} failures in a row, since {}): {}",
-                    check.component_id,
-                    error.kind,
-                    check.consecutive_failures,
-                    error.since.as_deref().unwrap_or("just now"),
-                    error.message
-                ),
-            );
-        }
+    let symbol = format!("{} ", page.symbol(report.status));
+    let mut lines =
+        page.words(Line::new(page::look(report.status), &symbol), 2, Look::Bold, &words);
+    let mut when = format!(
+        "{} {} at {}",
+        page.harmless(&report.service_id),
+        page.harmless(&report.release_id),
+        page.harmless(&report.time)
+    );
+    if let (Some(now), Some(started)) = (parse(&report.time), parse(&report.started)) {
+        let up = now.duration_since(started).unwrap_or_default();
+        when = format!("{when}, up {}", short(up));
     }
-    text
+    lines.extend(page.words(Line::new(Look::Plain, "  "), 2, Look::Dim, &when));
+    lines
 }
 
-fn row(check: &CredentialReport, report: &Report) -> [String; 6] {
-    let now = parse(Some(&report.time));
-    let (issued, expires) = (parse(check.issued.as_ref()), parse(check.expires.as_ref()));
-    let next = parse(check.next_refresh.as_ref());
-    let left = match (check.observed_value, now, expires) {
-        (Some(0), ..) => "expired".to_owned(),
-        (Some(seconds), ..) => short(Duration::from_secs(seconds)),
-        (None, ..) => "-".to_owned(),
-    };
-    let bar = match (issued, expires, now) {
-        (Some(issued), Some(expires), Some(now)) => bar(issued, expires, now),
-        _ => "-".to_owned(),
-    };
-    let next = match (next, now) {
-        (Some(next), Some(now)) => {
-            format!("in {}", short(next.duration_since(now).unwrap_or_default()))
-        }
-        _ => "-".to_owned(),
-    };
-    [
-        check.component_id.clone(),
-        check.kind.clone(),
-        left,
-        bar,
-        next,
-        check.status.as_str().to_owned(),
-    ]
+fn target(check: &TargetReport, now: Option<SystemTime>, page: &Page) -> Vec<Line> {
+    let watched = if check.watched_by == "poll" { "polled" } else { "watched" };
+    let mut facts = vec![format!("{} reads it", page.harmless(&check.reader)), watched.to_owned()];
+    facts.extend(check.protection.as_ref().map(|words| page.harmless(words)));
+    facts.push(format!("verified {}", ago(check.verified.as_ref(), now)));
+    facts.push(format!("written {}", ago(check.last_write.as_ref(), now)));
+    item(check.status, &check.component_id, &facts, page)
 }
 
-fn describe(target: &TargetReport) -> String {
-    let verified = target.verified.as_deref().unwrap_or("never");
-    let written = target.last_write.as_deref().unwrap_or("never");
-    format!(
-        "{} {} (verified {verified}, written {written})",
-        target.component_id,
-        target.status.as_str()
-    )
+fn hook(check: &HookReport, now: Option<SystemTime>, page: &Page) -> Vec<Line> {
+    let facts = [format!("last run {}", ago(check.last_run.as_ref(), now))];
+    item(check.status, &check.component_id, &facts, page)
 }
 
-/// What is left of a life, in tenths.
-fn bar(issued: SystemTime, expires: SystemTime, now: SystemTime) -> String {
-    let length = expires.duration_since(issued).unwrap_or_default().as_secs_f64();
-    let left = expires.duration_since(now).unwrap_or_default().as_secs_f64();
-    let share = if length > 0.0 { (left / length).clamp(0.0, 1.0) } else { 0.0 };
-    let mut bar = String::new();
-    for tenth in 0..BAR_LENGTH {
-        bar.push(if f64::from(tenth) < share * f64::from(BAR_LENGTH) { '█' } else { '░' });
+fn item(status: Verdict, name: &str, facts: &[String], page: &Page) -> Vec<Line> {
+    let mut state = page.state(status);
+    let indent = columns::STATE_WIDTH + columns::GAP;
+    state.pad_to(indent);
+    let mut lines = page.words(state, indent, Look::Plain, &page.harmless(name));
+    let blank = Line::new(Look::Plain, &" ".repeat(indent));
+    lines.extend(page.words(blank, indent, Look::Dim, &facts.join(", ")));
+    lines
+}
+
+fn section(rest: &mut Vec<Line>, title: &str, lines: impl Iterator<Item = Line>) {
+    let before = rest.len();
+    rest.extend(lines);
+    if rest.len() > before {
+        rest.splice(before..before, [Line::default(), Line::new(Look::Dim, title)]);
     }
-    bar
 }
 
-const BAR_LENGTH: u32 = 10;
+/// As many lines as there is room for: rows of what is well give way first.
+fn fit(mut sheet: Sheet, page: &Page) -> Vec<Line> {
+    let height = page.height.unwrap_or(usize::MAX);
+    let total = sheet.head.len() + sheet.rows.len() + sheet.rest.len();
+    let keep = sheet.rows.len().saturating_sub((total + 1).saturating_sub(height)).max(FEWEST_ROWS);
+    if total > height && keep < sheet.rows.len() {
+        let more = sheet.rows.len() - keep;
+        sheet.rows.truncate(keep);
+        sheet.rows.push(Line::new(Look::Dim, &format!("{} and {more} more", page.ellipsis())));
+    }
+    let mut lines = sheet.head;
+    lines.append(&mut sheet.rows);
+    lines.append(&mut sheet.rest);
+    if lines.len() > height {
+        let keep = height.saturating_sub(1);
+        let more = lines.len() - keep;
+        lines.truncate(keep);
+        lines.push(Line::new(Look::Dim, &format!("{} {more} more lines", page.ellipsis())));
+    }
+    lines
+}
+
+/// How long ago something was, in words.
+fn ago(time: Option<&String>, now: Option<SystemTime>) -> String {
+    let Some(time) = time else { return "never".to_owned() };
+    match (parse(time), now) {
+        (Some(then), Some(now)) => {
+            format!("{} ago", short(now.duration_since(then).unwrap_or_default()))
+        }
+        // Who sends another form of time sees it again.
+        _ => harmless(time, false),
+    }
+}
 
 /// The two largest units of a duration.
 fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
-        (hours, minutes, _) => format!("{hours}h {minutes:02}m"),
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600, seconds / 60 % 60);
+    match (days, hours, minutes, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
+        (0..4, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
+        (days, hours, ..) => format!("{days}d {:02}h", hours % 24),
     }
 }
 
-fn parse(text: Option<&String>) -> Option<SystemTime> {
-    humantime::parse_rfc3339(text?).ok()
+fn parse(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
 }
 
-fn line(text: &mut String, words: &str) {
-    // Writing into a string does not fail.
-    let _ = writeln!(text, "{words}");
-}
+/// However much there is to say below, the worst are to be seen.
+const FEWEST_ROWS: usize = 3;
+
+#[cfg(test)]
+mod tests;

