@@ -153,7 +153,7 @@ fn in_place(text: &str) -> String {
     let (lines, last) =
         text.rsplit_once('\n').map_or((None, text), |(lines, last)| (Some(lines), last));
     let mut frame = HOME.to_owned();
-    for line in lines.into_iter().flat_map(str::lines) {
+    for line in lines.into_iter().flat_map(|lines| lines.split('\n')) {
         frame.extend([CLEAR_LINE, line, "\n"]);
     }
     frame.extend([CLEAR_REST, last]);
