@@ -141,7 +141,7 @@ async fn answer(
     let last = Arc::clone(&turn.last);
     let service = service_fn(move |request| {
         turn.take();
-        routes.answer(request)
+        routes.clone().answer(request)
     });
     let connection = http1::Builder::new()
         // Without a timer the limit is not kept: https://github.com/tokio-rs/axum/issues/2741

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, Uri, Version, header};
+use hyper::{HeaderMap, Uri, Version, header};
 
 /// By which names we are asked.
 #[derive(Clone, Debug, Default)]
@@ -17,18 +17,18 @@ pub(super) struct Guard {
 }
 
 /// Why a request is not let in.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// It does not say whom it asks, or not in a way that can be read.
     NoHost,
     /// It asks somebody else.
-    Stranger(String),
+    Stranger,
 }
 
 impl Guard {
     /// Lets in who asks for an address, `localhost`, or one of these names.
     pub(super) fn of_names(names: &[String]) -> Self {
-        Self { names: Some(names.iter().map(|name| name.to_ascii_lowercase()).collect()) }
+        Self { names: Some(names.to_vec()) }
     }
 
     /// Whether a request is for us.
@@ -52,11 +52,12 @@ impl Guard {
             (None, None) => return Err(Refusal::NoHost),
         };
         let Some(names) = &self.names else { return Ok(()) };
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = host.trim_end_matches('.');
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let is_ours =
-            bare.parse::<IpAddr>().is_ok() || host == "localhost" || names.contains(&host);
-        if is_ours { Ok(()) } else { Err(Refusal::Stranger(host)) }
+        let is_ours = bare.parse::<IpAddr>().is_ok()
+            || host.eq_ignore_ascii_case("localhost")
+            || names.iter().any(|name| name.eq_ignore_ascii_case(host));
+        if is_ours { Ok(()) } else { Err(Refusal::Stranger) }
     }
 }
 
@@ -111,7 +112,7 @@ mod tests {
             "",
         ] {
             let refused = asked(&guard, Version::HTTP_11, &[host]);
-            assert!(matches!(refused, Err(Refusal::Stranger(_))), "{host}: {refused:?}");
+            assert_eq!(refused, Err(Refusal::Stranger), "{host}");
         }
     }
 
@@ -126,7 +127,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::HOST, "localhost".parse().unwrap());
         let refused = guard.check(Version::HTTP_11, &elsewhere, &headers);
-        assert_eq!(refused, Err(Refusal::Stranger("evil.example".to_owned())));
+        assert_eq!(refused, Err(Refusal::Stranger));
     }
 
     #[test]

@@ -5,16 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use hyper::body::Incoming;
-use tower::Service;
-use tower_http::compression::CompressionLayer;
+use http_body_util::{Either, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tower::{Service, service_fn};
 use tower_http::compression::predicate::SizeAbove;
+use tower_http::compression::{Compression, CompressionBody};
 
 use super::guard::{Guard, Refusal};
 use crate::credential::{BadHost, RegistryHost};
@@ -25,50 +22,65 @@ use crate::status::{Report, Status};
 /// The way from a request to its answer.
 #[derive(Clone)]
 pub(super) struct Routes {
-    router: Router,
+    status: Arc<Status>,
     guard: Arc<Guard>,
 }
 
+/// Whole as it is, or compressed as it is sent.
+pub(super) type Answer = Response<Either<Full<Bytes>, CompressionBody<Full<Bytes>>>>;
+
 impl Routes {
     pub(super) fn new(status: Arc<Status>, guard: Guard) -> Self {
-        let long = Router::new()
-            .route("/", get(people))
-            .route("/status", get(full_status))
-            .route("/metrics", get(all_metrics))
-            .layer(CompressionLayer::new().compress_when(SizeAbove::new(WORTH_COMPRESSING)));
-        let router = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/healthz", get(readyz))
-            .merge(long)
-            .fallback(nothing_here)
-            .with_state(status);
-        Self { router, guard: Arc::new(guard) }
+        Self { status, guard: Arc::new(guard) }
     }
 
     /// Answers a request, if it is for us.
-    pub(super) fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
-        let checked = self.guard.check(request.version(), request.uri(), request.headers());
-        let mut router = self.router.clone();
-        async move {
-            let mut response = match checked {
-                Ok(()) => router.call(request).await?,
-                Err(refusal) => refuse(&refusal),
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let Self { status, guard } = self;
+        let path = request.uri().path();
+        let is_long = matches!(path, "/" | "/status" | "/metrics");
+        let is_known = is_long || matches!(path, "/livez" | "/readyz" | "/healthz");
+        let is_for_us = guard.check(request.version(), request.uri(), request.headers());
+        let mut answer = if let Err(refusal) = is_for_us {
+            refuse(refusal)
+        } else if !is_known {
+            nothing_here()
+        } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            only_reads()
+        } else if is_long {
+            let work = |request| {
+                let status = Arc::clone(&status);
+                async move { Ok::<_, Infallible>(long(&status, &request).await) }
             };
-            set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-            Ok(response)
-        }
+            let worth_it = SizeAbove::new(WORTH_COMPRESSING);
+            let mut compression = Compression::new(service_fn(work)).compress_when(worth_it);
+            let mut answer = compression.call(request).await?;
+            set(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+            return Ok(answer.map(Either::Right));
+        } else if path == "/livez" {
+            livez(&status)
+        } else {
+            readyz(&status, request.uri().query()).await
+        };
+        set(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        Ok(answer.map(Either::Left))
     }
 }
 
-fn refuse(refusal: &Refusal) -> Response {
+/// What is compressed for who wants it.
+async fn long(status: &Status, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    match request.uri().path() {
+        "/status" => full_status(status, request.headers()).await,
+        "/metrics" => all_metrics(status, request.headers()).await,
+        _ => people(status, request.headers()).await,
+    }
+}
+
+fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
     match refusal {
         Refusal::NoHost => text(StatusCode::BAD_REQUEST, "say once, in `Host`, whom you ask\n"),
-        // Not which name it was: it is the stranger's text.
-        Refusal::Stranger(_) => text(
+        // Not which name it was: that is the stranger's text.
+        Refusal::Stranger => text(
             StatusCode::MISDIRECTED_REQUEST,
             "this endpoint is asked by address or as localhost; other names are set by \
              `allowed_hosts`\n",
@@ -76,14 +88,20 @@ fn refuse(refusal: &Refusal) -> Response {
     }
 }
 
-async fn nothing_here() -> Response {
+fn nothing_here() -> Response<Full<Bytes>> {
     text(
         StatusCode::NOT_FOUND,
         "not found; there are /, /livez, /readyz, /healthz, /status and /metrics\n",
     )
 }
 
-async fn livez(State(status): State<Arc<Status>>) -> Response {
+fn only_reads() -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    set(&mut answer, header::ALLOW, "GET,HEAD");
+    answer
+}
+
+fn livez(status: &Status) -> Response<Full<Bytes>> {
     if status.is_live() {
         text(StatusCode::OK, "live\n")
     } else {
@@ -119,9 +137,9 @@ impl Question {
     }
 }
 
-async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Response {
+async fn readyz(status: &Status, query: Option<&str>) -> Response<Full<Bytes>> {
     if let Some(query) = query {
-        return match Question::parse(&query) {
+        return match Question::parse(query) {
             Ok(question) => judge(status.fresh_report().await.as_ref(), &question),
             Err(words) => text(StatusCode::BAD_REQUEST, words + "\n"),
         };
@@ -138,7 +156,7 @@ async fn readyz(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) ->
     text(code(&report), words)
 }
 
-fn judge(report: &Report, question: &Question) -> Response {
+fn judge(report: &Report, question: &Question) -> Response<Full<Bytes>> {
     match report.why_not(&question.hosts, question.min_life) {
         Ok(why) if why.is_empty() => text(StatusCode::OK, "ready\n"),
         Ok(why) => {
@@ -148,7 +166,7 @@ fn judge(report: &Report, question: &Question) -> Response {
     }
 }
 
-async fn full_status(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+async fn full_status(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let report = status.fresh_report().await;
     // What only counts seconds is no news: times are told as well.
     let mut news = Report::clone(&report);
@@ -157,7 +175,7 @@ async fn full_status(State(status): State<Arc<Status>>, headers: HeaderMap) -> R
         (check.observed_value, check.usable_seconds) = (None, None);
     }
     let tag = tag(&json(&news));
-    if report.is_ready() && has(&headers, &tag) {
+    if report.is_ready() && has(headers, &tag) {
         return not_modified(&tag);
     }
     let mut response = text(code(&report), json(&report));
@@ -170,10 +188,10 @@ fn json(report: &Report) -> String {
     serde_json::to_string(report).unwrap_or_default()
 }
 
-async fn all_metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+async fn all_metrics(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let report = status.fresh_report().await;
     let open = status.metrics_text(&report);
-    let mut response = if wants_open_metrics(&headers) {
+    let mut response = if wants_open_metrics(headers) {
         let mut response = text(StatusCode::OK, open);
         set(&mut response, header::CONTENT_TYPE, metrics::OPEN_METRICS);
         response
@@ -200,11 +218,11 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn people(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+async fn people(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let report = status.fresh_report().await;
     let page = page::page(&report);
     let tag = tag(&page);
-    if has(&headers, &tag) {
+    if has(headers, &tag) {
         return not_modified(&tag);
     }
     let mut response = text(StatusCode::OK, page);
@@ -235,13 +253,13 @@ fn has(headers: &HeaderMap, tag: &str) -> bool {
         .any(|one| one == "*" || one.trim_start_matches("W/") == strong)
 }
 
-fn not_modified(tag: &str) -> Response {
-    let mut response = StatusCode::NOT_MODIFIED.into_response();
-    set(&mut response, header::CACHE_CONTROL, ASK_AGAIN);
+fn not_modified(tag: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
     tagged(response, tag)
 }
 
-fn tagged(mut response: Response, tag: &str) -> Response {
+fn tagged(mut response: Response<Full<Bytes>>, tag: &str) -> Response<Full<Bytes>> {
     set(&mut response, header::CACHE_CONTROL, ASK_AGAIN);
     if let Ok(value) = HeaderValue::from_str(tag) {
         response.headers_mut().insert(header::ETAG, value);
@@ -254,15 +272,15 @@ fn code(report: &Report) -> StatusCode {
 }
 
 /// What a probe gets must be of this moment.
-fn text(code: StatusCode, words: impl Into<Body>) -> Response {
-    let mut response = Response::new(words.into());
+fn text(code: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(words.into()));
     *response.status_mut() = code;
     set(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
     set(&mut response, header::CACHE_CONTROL, "no-store");
     response
 }
 
-fn set(response: &mut Response, name: HeaderName, value: &'static str) {
+fn set<B>(response: &mut Response<B>, name: HeaderName, value: &'static str) {
     response.headers_mut().insert(name, HeaderValue::from_static(value));
 }
 
