@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ pub(super) struct Routes {
     guard: Arc<Guard>,
 }
 
-/// Whole as it is, or compressed as it is sent.
-pub(super) type Answer = Response<Either<Full<Bytes>, CompressionBody<Full<Bytes>>>>;
+/// Whole as it is, or compressed as it is sent; that is large, and would make every answer so.
+pub(super) type Answer = Response<Either<Full<Bytes>, Pin<Box<CompressionBody<Full<Bytes>>>>>>;
 
 impl Routes {
     pub(super) fn new(status: Arc<Status>, guard: Guard) -> Self {
@@ -48,15 +49,9 @@ impl Routes {
         } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
             only_reads()
         } else if is_long {
-            let work = |request| {
-                let status = Arc::clone(&status);
-                async move { Ok::<_, Infallible>(long(&status, &request).await) }
-            };
-            let worth_it = SizeAbove::new(WORTH_COMPRESSING);
-            let mut compression = Compression::new(service_fn(work)).compress_when(worth_it);
-            let mut answer = compression.call(request).await?;
+            let mut answer = Box::pin(compressed(status, request)).await?;
             set(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-            return Ok(answer.map(Either::Right));
+            return Ok(answer.map(|body| Either::Right(Box::pin(body))));
         } else if path == "/livez" {
             livez(&status)
         } else {
@@ -65,6 +60,18 @@ impl Routes {
         set(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         Ok(answer.map(Either::Left))
     }
+}
+
+async fn compressed(
+    status: Arc<Status>,
+    request: Request<Incoming>,
+) -> Result<Response<CompressionBody<Full<Bytes>>>, Infallible> {
+    let work = |request| {
+        let status = Arc::clone(&status);
+        async move { Ok(long(&status, &request).await) }
+    };
+    let worth_it = SizeAbove::new(WORTH_COMPRESSING);
+    Compression::new(service_fn(work)).compress_when(worth_it).call(request).await
 }
 
 /// What is compressed for who wants it.
