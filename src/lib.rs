@@ -38,4 +38,5 @@ pub mod process;
 
 pub mod cli;
 pub mod log;
+pub mod page;
 pub mod table;

@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("cli", &["config"]),
     ("log", &["cli"]),
+    ("page", &["status"]),
     ("table", &["status"]),
 ];
 
