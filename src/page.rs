@@ -15,7 +15,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use self::pictures::{SHAPES, day, day_in_words, icon, life, tab_icon};
+use self::pictures::{SHAPES, day, icon, life, tab_icon, what_happened};
 use self::words::{count, escape, hour, length, parse, prose, readable, relative, slug, when};
 use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict};
 
@@ -123,7 +123,13 @@ impl Saying {
             Verdict::Pass => (format!("{all} ready"), everyone),
             Verdict::Warn if degraded > 0 => (
                 format!("{degraded} of {all} degraded"),
-                format!("{everyone}, but renewals of {} fail", some_of(credentials, Verdict::Warn)),
+                match degraded {
+                    1 => format!(
+                        "{everyone}, but renewals of {} fail",
+                        some_of(credentials, Verdict::Warn)
+                    ),
+                    _ => format!("{everyone}, but renewals of {degraded} fail"),
+                },
             ),
             Verdict::Warn => {
                 ("needs attention".to_owned(), format!("{everyone}, but {}", rest(report)))
@@ -166,7 +172,7 @@ impl Saying {
             })
             .collect();
         format!(
-            "<section class=\"verdict {state}\" aria-labelledby=\"verdict\">\
+            "<section id=\"section-verdict\" class=\"verdict {state}\" aria-labelledby=\"verdict\">\
              <svg class=\"icon\" aria-hidden=\"true\"><use href=\"#shape-{state}\"/></svg>\
              <svg class=\"icon then\" aria-hidden=\"true\"><use href=\"#shape-unknown\"/></svg>\
              <div><h1 id=\"verdict\"><span class=\"then\">Last known: </span>{}</h1>\
@@ -261,7 +267,8 @@ fn some_of(credentials: &[CredentialReport], verdict: Verdict) -> String {
     match &hosts[..] {
         [one] => (*one).to_owned(),
         [one, other] => format!("{one} and {other}"),
-        _ => count(hosts.len(), "registry"),
+        [one, other, rest @ ..] => format!("{one}, {other} and {}", count(rest.len(), "other")),
+        [] => "none".to_owned(),
     }
 }
 
@@ -294,7 +301,7 @@ fn registries(report: &Report, at: &Now<'_>) -> String {
         shown.push_str(&format!("<ul class=\"rows\">{rows}</ul>"));
     }
     format!(
-        "<section aria-labelledby=\"registries\"><div class=\"head\">\
+        "<section id=\"section-registries\" aria-labelledby=\"registries\"><div class=\"head\">\
          <h2 id=\"registries\">Registries</h2>{LEGEND}</div>{shown}</section>"
     )
 }
@@ -307,13 +314,13 @@ fn card(check: &CredentialReport, at: &Now<'_>) -> String {
         .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
     format!(
         "<article class=\"card {state}\" id=\"{id}\" aria-labelledby=\"{id}-host\">\
-         <div class=\"top\"><h3 id=\"{id}-host\">{host}</h3>{}</div>\
-         <p class=\"source\">{}</p>{why}\
+         <div class=\"about\"><div class=\"top\"><h3 id=\"{id}-host\">{host}</h3>{}</div>\
+         <p class=\"source\">{}</p>{why}</div><div class=\"body\">\
          <p class=\"remains\">{}</p>{}\
          <dl class=\"times\"><div><dt>Issued</dt><dd>{}</dd></div>\
          <div><dt>Next refresh</dt><dd>{}</dd></div>\
          <div><dt>Expires</dt><dd>{}</dd></div></dl>{}\
-         <p class=\"axis\"><span>24 h ago</span><span>{}</span><span>now</span></p>{}</article>",
+         <p class=\"axis\"><span>24 h ago</span><span>{}</span><span>now</span></p></div>{}</article>",
         badge(check.status, registry_word(check.status)),
         source(check),
         left(check),
@@ -322,7 +329,7 @@ fn card(check: &CredentialReport, at: &Now<'_>) -> String {
         at.show(check.next_refresh.as_ref()),
         at.show(check.expires.as_ref()),
         day(&check.history, at.now, at.started),
-        day_in_words(&check.history, at.now, at.started),
+        what_happened(&check.history),
         more(check, &id, at),
     )
 }
@@ -359,7 +366,7 @@ fn source(check: &CredentialReport) -> String {
         || "no identity yet".to_owned(),
         |identity| format!("<bdi>{}</bdi>", prose(identity)),
     );
-    format!("<span class=\"kind\">{kind}</span> {identity}")
+    format!("<span class=\"kind\">{kind}</span> <span>{identity}</span>")
 }
 
 fn left(check: &CredentialReport) -> String {
@@ -383,10 +390,10 @@ fn more(check: &CredentialReport, id: &str, at: &Now<'_>) -> String {
         facts.push(("Failures in a row", check.consecutive_failures.to_string()));
     }
     if let Some(reason) = &check.next_refresh_reason {
-        facts.push(("Next refresh then, because", prose(reason)));
+        facts.push(("Why then", prose(reason)));
     }
     if check.usable_until.is_some() && check.usable_until != check.expires {
-        facts.push(("In every file good until", at.show(check.usable_until.as_ref())));
+        facts.push(("In all files good until", at.show(check.usable_until.as_ref())));
     }
     if let Some(answer) = &check.verification {
         let asked = at.show(check.verified.as_ref());
@@ -449,7 +456,7 @@ fn targets(report: &Report, at: &Now<'_>) -> String {
         })
         .collect();
     format!(
-        "<section aria-labelledby=\"files\"><h2 id=\"files\">Files</h2>\
+        "<section id=\"section-files\" aria-labelledby=\"files\"><h2 id=\"files\">Files</h2>\
          <div class=\"cards wide\">{cards}</div></section>"
     )
 }
@@ -476,7 +483,7 @@ fn hooks(report: &Report, at: &Now<'_>) -> String {
         })
         .collect();
     format!(
-        "<section aria-labelledby=\"hooks\"><h2 id=\"hooks\">Hooks</h2>\
+        "<section id=\"section-hooks\" aria-labelledby=\"hooks\"><h2 id=\"hooks\">Hooks</h2>\
          <ul class=\"rows\">{rows}</ul></section>"
     )
 }

@@ -152,25 +152,28 @@ pub(super) fn day(
     )
 }
 
-/// What the picture of a day shows.
-pub(super) fn day_in_words(
-    history: &[QuarterReport],
-    now: SystemTime,
-    started: Option<SystemTime>,
-) -> String {
+/// What came of the fetches of a day, and of how much of a day one knows.
+fn day_in_words(history: &[QuarterReport], now: SystemTime, started: Option<SystemTime>) -> String {
+    let happened = what_happened(history);
+    match started.and_then(|started| now.duration_since(started).ok()) {
+        Some(up) if up < DAY => {
+            format!("{happened} in the {} since the start; nothing is known before", length(up))
+        }
+        _ => format!("{happened} in the last 24 h"),
+    }
+}
+
+/// What came of the fetches of a day.
+pub(super) fn what_happened(history: &[QuarterReport]) -> String {
     let sum = |of: fn(&QuarterReport) -> u32| {
         history.iter().map(|quarter| of(quarter) as usize).sum::<usize>()
     };
     let (renewals, failures) = (sum(|one| one.renewals), sum(|one| one.failures));
-    let span = match started.and_then(|started| now.duration_since(started).ok()) {
-        Some(up) if up < DAY => format!("in the {} since the start", length(up)),
-        _ => "in the last 24 h".to_owned(),
-    };
     let failed = match failures {
         0 => "no failure".to_owned(),
         some => count(some, "failure"),
     };
-    format!("{}, {failed} {span}", count(renewals, "renewal"))
+    format!("{}, {failed}", count(renewals, "renewal"))
 }
 
 /// A word above or below a mark; at the ends it must not be cut off.

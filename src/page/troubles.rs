@@ -4,11 +4,11 @@
 use std::time::SystemTime;
 
 use super::pictures::icon;
-use super::words::{count, escape, hour, lasting, prose};
+use super::words::{count, escape, hour, lasting, prose, slug};
 use crate::status::{CredentialReport, Report, TargetReport, Trouble, Verdict};
 
 /// One thing that is wrong, and where.
-pub(super) struct Wrong<'a> {
+struct Wrong<'a> {
     verdict: Verdict,
     trouble: &'a Trouble,
     noun: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Wrong<'a> {
 }
 
 /// All of it, the worst first.
-pub(super) fn all(report: &Report) -> Vec<Wrong<'_>> {
+fn all(report: &Report) -> Vec<Wrong<'_>> {
     let checks = &report.checks;
     let mut all: Vec<Wrong<'_>> = Vec::new();
     for target in &checks.targets {
@@ -91,45 +91,65 @@ pub(super) fn section(report: &Report, now: SystemTime) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let items: String = all
-        .iter()
-        .enumerate()
-        .map(|(index, wrong)| {
-            let before =
-                all[..index].iter().filter(|other| other.trouble.kind == wrong.trouble.kind);
-            item(wrong, before.count(), report, now)
-        })
-        .collect();
+    // What several things are wrong with is named once.
+    let mut groups: Vec<Vec<&Wrong<'_>>> = Vec::new();
+    for wrong in &all {
+        let same = |group: &&mut Vec<&Wrong<'_>>| {
+            group[0].noun == wrong.noun && group[0].places == wrong.places
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(wrong),
+            None => groups.push(vec![wrong]),
+        }
+    }
+    let items: String = groups.iter().map(|group| item(group, report, now)).collect();
     format!(
-        "<section aria-labelledby=\"wrong\"><h2 id=\"wrong\">What is wrong</h2>\
+        "<section id=\"section-wrong\" aria-labelledby=\"wrong\"><h2 id=\"wrong\">What is wrong</h2>\
          <ul class=\"troubles\">{items}</ul></section>"
     )
 }
 
-fn item(wrong: &Wrong<'_>, before: usize, report: &Report, now: SystemTime) -> String {
-    let Wrong { verdict, trouble, noun, places, hosts } = wrong;
-    let id = format!("trouble-{}-{before}", escape(&trouble.kind));
-    let (heading, list) = match (&places[..], *noun) {
-        ([one], "hook") => (format!("The hook {}", escape(one)), String::new()),
-        ([one], _) => (escape(one), String::new()),
-        (many, noun) => {
-            let names = names(many);
-            let heading = count(many.len(), noun);
-            (
-                heading,
-                format!(
-                    "<details id=\"{id}-where\"><summary>Which ones</summary><p>{names}</p></details>"
-                ),
-            )
-        }
+/// What is wrong with the same registries, file or hook; the worst comes first.
+fn item(group: &[&Wrong<'_>], report: &Report, now: SystemTime) -> String {
+    let Some(Wrong { verdict, noun, places, .. }) = group.first() else { return String::new() };
+    // The same registries can be in several groups, but never the same kinds of trouble.
+    let kinds: Vec<&str> = group.iter().map(|wrong| wrong.trouble.kind.as_str()).collect();
+    let first = places.first().copied().unwrap_or_default();
+    let id = format!("trouble-{}-{}", slug(&kinds.join("-")), slug(first));
+    let heading = match (&places[..], *noun) {
+        ([one], "hook") => format!("The hook {}", escape(one)),
+        ([one], _) => escape(one),
+        (many, noun) => count(many.len(), noun),
     };
+    let list = if places.len() > 1 {
+        format!(
+            "<details id=\"{id}-where\"><summary>Which ones</summary><p>{}</p></details>",
+            names(places)
+        )
+    } else {
+        String::new()
+    };
+    let state = if *verdict == Verdict::Fail { "not ready" } else { "degraded" };
+    let parts: String = group.iter().map(|wrong| part(wrong, &id, report, now)).collect();
+    format!(
+        "<li class=\"trouble {}\" id=\"{id}\"><h3>{}<span class=\"quiet\">{state}: </span>\
+         <span>{heading}</span></h3>{list}{parts}</li>",
+        verdict.as_str(),
+        icon(*verdict),
+    )
+}
+
+fn part(wrong: &Wrong<'_>, id: &str, report: &Report, now: SystemTime) -> String {
+    let Wrong { trouble, hosts, .. } = wrong;
+    let kind = escape(&trouble.kind);
     let hidden = match &hosts[..] {
         [] => String::new(),
         hosts if hosts.len() <= FEW => {
-            format!("<p class=\"hidden-hosts\">It concerns {}.</p>", names(hosts))
+            format!("<p class=\"concerned\">It concerns {}.</p>", names(hosts))
         }
         hosts => format!(
-            "<details id=\"{id}-hosts\"><summary>It concerns {}</summary><p>{}</p></details>",
+            "<details id=\"{id}-{}-hosts\"><summary>It concerns {}</summary><p>{}</p></details>",
+            slug(&trouble.kind),
             count(hosts.len(), "registry"),
             names(hosts)
         ),
@@ -142,18 +162,12 @@ fn item(wrong: &Wrong<'_>, before: usize, report: &Report, now: SystemTime) -> S
     } else {
         String::new()
     };
-    let state = if *verdict == Verdict::Fail { "not ready" } else { "degraded" };
     format!(
-        "<li class=\"trouble {}\" id=\"{id}\"><h3>{}<span class=\"quiet\">{state}: </span>\
-         <span>{heading}</span></h3>\
-         <p class=\"message\">{}</p>{list}{hidden}\
-         <p class=\"remedy\"><strong>What to do</strong> {}</p>\
-         <ul class=\"facts\"><li><code>{}</code></li>{since}{often}</ul></li>",
-        verdict.as_str(),
-        icon(*verdict),
+        "<div class=\"part\"><div><p class=\"message\">{}</p>{hidden}\
+         <ul class=\"facts\"><li><code>{kind}</code></li>{since}{often}</ul></div>\
+         <p class=\"remedy\"><strong>What to do</strong> {}</p></div>",
         prose(&trouble.message),
         prose(&trouble.remedy),
-        escape(&trouble.kind),
     )
 }
 

@@ -95,7 +95,8 @@ async function look(browser, width, colorScheme, javaScriptEnabled) {
   check(`${how}: nothing sticks out`, await overflow(page));
   if (javaScriptEnabled) {
     await page.locator("html.live").waitFor({ timeout: 10_000 });
-    for (const summary of await page.locator("summary").all().then((all) => all.slice(0, 3))) {
+    const summaries = (await page.locator("summary").all()).slice(0, 3);
+    for (const summary of summaries) {
       await summary.click();
     }
     check(`${how}: nothing sticks out with details open`, await overflow(page));
@@ -107,6 +108,9 @@ async function look(browser, width, colorScheme, javaScriptEnabled) {
     await page.emulateMedia({ reducedMotion: "reduce" });
     const moving = await page.evaluate(() => document.getAnimations().length);
     check(`${how}: nothing moves for who wants no motion`, moving ? `${moving} animations` : "");
+    for (const summary of summaries) {
+      await summary.click();
+    }
     await page.evaluate(() => document.activeElement.blur());
   } else {
     const refresh = await page.locator("meta[http-equiv=refresh][content='10']").count();
@@ -179,13 +183,11 @@ async function watch(browser) {
     await turn(what);
     await becomes(page, `a server that is ${what} is told`, isSilent, 25);
     const colours = await page.evaluate(() => {
-      const [shown, soft] = [document.createElement("i"), document.createElement("i")];
-      shown.className = "pass";
-      document.body.append(shown, soft);
-      shown.setAttribute("class", "badge pass");
+      const shown = document.createElement("p");
+      shown.className = "badge pass";
+      document.body.append(shown);
       const colour = getComputedStyle(shown).color;
       shown.remove();
-      soft.remove();
       return colour.match(/\d+/g).map(Number);
     });
     const spread = Math.max(...colours) - Math.min(...colours);
