@@ -135,13 +135,16 @@ impl Saying {
                 ("needs attention".to_owned(), format!("{everyone}, but {}", rest(report)))
             }
             Verdict::Fail if failed > 0 => {
-                let are = if failed == 1 { "is" } else { "are" };
-                let which = match (failed, all) {
-                    (1, 1) => "The registry".to_owned(),
-                    (failed, all) if failed == all => format!("All {all} registries"),
-                    (failed, all) => format!("{failed} of {}", count(all, "registry")),
+                let headline = match (failed, all) {
+                    (1, 1) => "The registry is not ready".to_owned(),
+                    (2, 2) => "Neither registry is ready".to_owned(),
+                    (failed, all) if failed == all => {
+                        format!("None of the {all} registries is ready")
+                    }
+                    (1, all) => format!("1 of {all} registries is not ready"),
+                    (failed, all) => format!("{failed} of {all} registries are not ready"),
                 };
-                (format!("{failed} of {all} NOT ready"), format!("{which} {are} not ready"))
+                (format!("{failed} of {all} NOT ready"), headline)
             }
             Verdict::Fail => ("not in order".to_owned(), capital(&rest(report))),
         };

@@ -382,6 +382,7 @@ fn browse(address: &str, name: &str, more: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stdout);
     let wrong: Vec<_> = said.lines().filter(|line| line.starts_with("FAIL")).collect();
     let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
     ensure!(output.status.success(), "{}\n{errors}", wrong.join("\n"));
     // A check that looked at nothing would have nothing to say either.
     ensure!(said.lines().filter(|line| line.starts_with("ok")).count() > 10, "{said}\n{errors}");

@@ -67,7 +67,9 @@ pub(super) fn length(duration: Duration) -> String {
         (0, 0, 0, seconds) => format!("{seconds} s"),
         (0, 0, minutes, seconds) if minutes < 10 => format!("{minutes} min {seconds} s"),
         (0, 0, minutes, _) => format!("{minutes} min"),
+        (0, hours, 0, _) => format!("{hours} h"),
         (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, 0, ..) => format!("{days} d"),
         (days, hours, ..) => format!("{days} d {hours} h"),
     }
 }

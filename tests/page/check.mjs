@@ -88,6 +88,7 @@ async function look(browser, width, colorScheme, javaScriptEnabled) {
   const { context, page, said, asked, answer } = await open(browser, { viewport, colorScheme, javaScriptEnabled });
   const policy = answer.headers()["content-security-policy"] ?? "";
   check(`${how}: it comes with its policy`, policy.startsWith("default-src 'none'") ? "" : policy || "none");
+  console.log(`info ${name}: ${how}: ${(await answer.body()).length} bytes`);
   check(`${how}: it can be seen`, (await page.locator("h1").isVisible()) ? "" : "no heading");
   const ground = await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
   const isDark = Number(/\d+/.exec(ground)?.[0]) < 128;
