@@ -9,20 +9,20 @@ mod troubles;
 mod words;
 
 use std::sync::LazyLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use self::pictures::{SHAPES, day, icon, life, tab_icon, what_happened};
-use self::words::{count, escape, hour, length, parse, prose, readable, relative, slug, when};
+use self::words::{add, count, escape, hour, length, parse, prose, readable, relative, slug, when};
 use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict};
 
 /// The whole page about a report.
 #[must_use]
 pub fn page(report: &Report) -> String {
-    let moment = Now::of(report);
+    let moment = Moment::of(report);
     let verdict = Saying::of(report, moment.now);
     let state = report.status.as_str();
     let title = escape(&verdict.title);
@@ -75,13 +75,13 @@ pub fn content_security_policy() -> &'static str {
 }
 
 /// The moment that the page is about.
-struct Now<'a> {
+struct Moment<'a> {
     text: &'a str,
     now: SystemTime,
     started: Option<SystemTime>,
 }
 
-impl<'a> Now<'a> {
+impl<'a> Moment<'a> {
     fn of(report: &'a Report) -> Self {
         Self {
             text: &report.time,
@@ -95,6 +95,15 @@ impl<'a> Now<'a> {
     fn show(&self, time: Option<&String>) -> String {
         let Some(time) = time else { return "never".to_owned() };
         format!("{} <small>{}</small>", when(time, self.now), hour(time, self.text))
+    }
+
+    /// The same of what is planned; what should have begun is about to.
+    fn show_next(&self, time: Option<&String>) -> String {
+        match time {
+            None => "not planned".to_owned(),
+            Some(time) if parse(time).is_some_and(|time| time <= self.now) => "due now".to_owned(),
+            time => self.show(time),
+        }
     }
 }
 
@@ -123,12 +132,10 @@ impl Saying {
             Verdict::Pass => (format!("{all} ready"), everyone),
             Verdict::Warn if degraded > 0 => (
                 format!("{degraded} of {all} degraded"),
-                match degraded {
-                    1 => format!(
-                        "{everyone}, but renewals of {} fail",
-                        some_of(credentials, Verdict::Warn)
-                    ),
-                    _ => format!("{everyone}, but renewals of {degraded} fail"),
+                if degraded == all {
+                    format!("{everyone}, but renewals fail")
+                } else {
+                    format!("{everyone}, but renewals of {degraded} fail")
                 },
             ),
             Verdict::Warn => {
@@ -284,7 +291,7 @@ fn capital(words: &str) -> String {
 
 // --- Registries --------------------------------------------------------------------------------
 
-fn registries(report: &Report, at: &Now<'_>) -> String {
+fn registries(report: &Report, at: &Moment<'_>) -> String {
     let mut checks: Vec<&CredentialReport> = report.checks.credentials.iter().collect();
     if checks.is_empty() {
         return String::new();
@@ -297,11 +304,11 @@ fn registries(report: &Report, at: &Now<'_>) -> String {
     let mut shown = String::new();
     if !cards.is_empty() {
         let cards: String = cards.iter().map(|check| card(check, at)).collect();
-        shown.push_str(&format!("<div class=\"cards\">{cards}</div>"));
+        add(&mut shown, format_args!("<div class=\"cards\">{cards}</div>"));
     }
     if !rows.is_empty() {
         let rows: String = rows.iter().map(|check| row(check, at)).collect();
-        shown.push_str(&format!("<ul class=\"rows\">{rows}</ul>"));
+        add(&mut shown, format_args!("<ul class=\"rows\">{rows}</ul>"));
     }
     format!(
         "<section id=\"section-registries\" aria-labelledby=\"registries\"><div class=\"head\">\
@@ -309,7 +316,7 @@ fn registries(report: &Report, at: &Now<'_>) -> String {
     )
 }
 
-fn card(check: &CredentialReport, at: &Now<'_>) -> String {
+fn card(check: &CredentialReport, at: &Moment<'_>) -> String {
     let id = format!("registry-{}", slug(&check.component_id));
     let host = escape(&check.component_id);
     let state = check.status.as_str();
@@ -329,7 +336,7 @@ fn card(check: &CredentialReport, at: &Now<'_>) -> String {
         left(check),
         life(check, at.now, true),
         at.show(check.issued.as_ref()),
-        at.show(check.next_refresh.as_ref()),
+        at.show_next(check.next_refresh.as_ref()),
         at.show(check.expires.as_ref()),
         day(&check.history, at.now, at.started),
         what_happened(&check.history),
@@ -337,11 +344,12 @@ fn card(check: &CredentialReport, at: &Now<'_>) -> String {
     )
 }
 
-fn row(check: &CredentialReport, at: &Now<'_>) -> String {
-    let next = check.next_refresh.as_deref().map_or_else(
-        || "no refresh planned".to_owned(),
-        |next| format!("next {}", when(next, at.now)),
-    );
+fn row(check: &CredentialReport, at: &Moment<'_>) -> String {
+    let next = match check.next_refresh.as_deref() {
+        None => "no refresh planned".to_owned(),
+        Some(next) if parse(next).is_some_and(|next| next <= at.now) => "next due now".to_owned(),
+        Some(next) => format!("next {}", when(next, at.now)),
+    };
     let why = troubles::of_registry(check)
         .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
     format!(
@@ -374,16 +382,16 @@ fn source(check: &CredentialReport) -> String {
 
 fn left(check: &CredentialReport) -> String {
     match check.observed_value {
-        None => "no credential yet".to_owned(),
+        None => "none yet".to_owned(),
         Some(0) => "expired".to_owned(),
         Some(seconds) => {
-            format!("{} <small>left</small>", length(std::time::Duration::from_secs(seconds)))
+            format!("{} <small>left</small>", length(Duration::from_secs(seconds)))
         }
     }
 }
 
 /// What one wants to know about a registry now and then.
-fn more(check: &CredentialReport, id: &str, at: &Now<'_>) -> String {
+fn more(check: &CredentialReport, id: &str, at: &Moment<'_>) -> String {
     let mut facts = vec![
         ("Issuer", escape(&check.origin)),
         ("Last asked", at.show(check.last_attempt.as_ref())),
@@ -406,8 +414,10 @@ fn more(check: &CredentialReport, id: &str, at: &Now<'_>) -> String {
         let way = if skew < 0 { "behind" } else { "ahead" };
         facts.push(("Issuer's clock", format!("{} s {way}", skew.unsigned_abs())));
     }
-    let facts: String =
-        facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
+    let facts = facts.iter().fold(String::new(), |mut text, (name, value)| {
+        add(&mut text, format_args!("<dt>{name}</dt><dd>{value}</dd>"));
+        text
+    });
     format!(
         "<details id=\"{id}-more\"><summary>More<span class=\"quiet\"> about {}</span></summary>\
          <dl class=\"more\">{facts}</dl></details>",
@@ -417,81 +427,78 @@ fn more(check: &CredentialReport, id: &str, at: &Now<'_>) -> String {
 
 // --- Files and hooks ---------------------------------------------------------------------------
 
-fn targets(report: &Report, at: &Now<'_>) -> String {
+fn targets(report: &Report, at: &Moment<'_>) -> String {
     let mut targets: Vec<&TargetReport> = report.checks.targets.iter().collect();
     targets.sort_by_key(|target| std::cmp::Reverse(target.status));
     if targets.is_empty() {
         return String::new();
     }
-    let cards: String = targets
-        .iter()
-        .map(|target| {
-            let id = format!("file-{}", slug(&target.component_id));
-            let word = match target.status {
-                Verdict::Pass => "in order",
-                Verdict::Warn => "needs attention",
-                Verdict::Fail => "not in order",
-            };
-            let why = troubles::of_target(target)
-                .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
-            let protection = target.protection.as_deref().unwrap_or("not written yet");
-            let watched = match target.watched_by.as_str() {
-                "events" => "at once".to_owned(),
-                "poll" => "every ten seconds".to_owned(),
-                other => escape(other),
-            };
-            format!(
-                "<article class=\"card {}\" id=\"{id}\" aria-labelledby=\"{id}-path\">\
-                 <div class=\"top\"><h3 id=\"{id}-path\" class=\"path\">{}</h3>{}</div>{why}\
-                 <dl class=\"times\"><div><dt>Found in order</dt><dd>{}</dd></div>\
-                 <div><dt>Last written</dt><dd>{}</dd></div>\
-                 <div><dt>Read by</dt><dd>{}</dd></div>\
-                 <div><dt>Protection</dt><dd>{}</dd></div>\
-                 <div><dt>Changes seen</dt><dd>{watched}</dd></div></dl></article>",
-                target.status.as_str(),
-                escape(&target.component_id),
-                badge(target.status, word),
-                at.show(target.verified.as_ref()),
-                at.show(target.last_write.as_ref()),
-                escape(&target.reader),
-                escape(protection),
-            )
-        })
-        .collect();
+    let cards: String = targets.iter().map(|target| file(target, at)).collect();
     format!(
         "<section id=\"section-files\" aria-labelledby=\"files\"><h2 id=\"files\">Files</h2>\
          <div class=\"cards wide\">{cards}</div></section>"
     )
 }
 
-fn hooks(report: &Report, at: &Now<'_>) -> String {
+fn file(target: &TargetReport, at: &Moment<'_>) -> String {
+    let id = format!("file-{}", slug(&target.component_id));
+    let word = match target.status {
+        Verdict::Pass => "in order",
+        Verdict::Warn => "needs attention",
+        Verdict::Fail => "not in order",
+    };
+    let why = troubles::of_target(target)
+        .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
+    let protection = target.protection.as_deref().unwrap_or("not written yet");
+    let watched = match target.watched_by.as_str() {
+        "events" => "at once".to_owned(),
+        "poll" => "every ten seconds".to_owned(),
+        other => escape(other),
+    };
+    format!(
+        "<article class=\"card {}\" id=\"{id}\" aria-labelledby=\"{id}-path\">\
+                 <div class=\"top\"><h3 id=\"{id}-path\" class=\"path\">{}</h3>{}</div>{why}\
+                 <dl class=\"times\"><div><dt>Found in order</dt><dd>{}</dd></div>\
+                 <div><dt>Last written</dt><dd>{}</dd></div>\
+                 <div><dt>Read by</dt><dd>{}</dd></div>\
+                 <div><dt>Protection</dt><dd>{}</dd></div>\
+                 <div><dt>Changes seen</dt><dd>{watched}</dd></div></dl></article>",
+        target.status.as_str(),
+        escape(&target.component_id),
+        badge(target.status, word),
+        at.show(target.verified.as_ref()),
+        at.show(target.last_write.as_ref()),
+        escape(&target.reader),
+        escape(protection),
+    )
+}
+
+fn hooks(report: &Report, at: &Moment<'_>) -> String {
     if report.checks.hooks.is_empty() {
         return String::new();
     }
-    let rows: String = report
-        .checks
-        .hooks
-        .iter()
-        .map(|HookReport { component_id, status, last_run, .. }| {
-            let word = if *status == Verdict::Pass { "in order" } else { "failed" };
-            format!(
-                "<li class=\"{}\" id=\"hook-{}\">{}<p class=\"who\"><b>{}</b></p>\
-                 <p class=\"when\"><small>last run</small> {}</p></li>",
-                status.as_str(),
-                slug(component_id),
-                badge(*status, word),
-                escape(component_id),
-                at.show(last_run.as_ref()),
-            )
-        })
-        .collect();
+    let rows: String = report.checks.hooks.iter().map(|one| hook(one, at)).collect();
     format!(
         "<section id=\"section-hooks\" aria-labelledby=\"hooks\"><h2 id=\"hooks\">Hooks</h2>\
          <ul class=\"rows\">{rows}</ul></section>"
     )
 }
 
-fn footer(report: &Report, at: &Now<'_>) -> String {
+fn hook(hook: &HookReport, at: &Moment<'_>) -> String {
+    let HookReport { component_id, status, last_run, .. } = hook;
+    let word = if *status == Verdict::Pass { "in order" } else { "failed" };
+    format!(
+        "<li class=\"{}\" id=\"hook-{}\">{}<p class=\"who\"><b>{}</b></p>\
+                 <p class=\"when\"><small>last run</small> {}</p></li>",
+        status.as_str(),
+        slug(component_id),
+        badge(*status, word),
+        escape(component_id),
+        at.show(last_run.as_ref()),
+    )
+}
+
+fn footer(report: &Report, at: &Moment<'_>) -> String {
     format!(
         "<footer><p>{} {}, running since {} UTC. This answer is of {}. All times are UTC.</p>\
          <nav aria-label=\"For programs\"><a href=\"status\">/status</a> \

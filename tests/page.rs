@@ -137,11 +137,11 @@ fn failed() -> Report {
     report.checks.targets[0].status = Verdict::Fail;
 
     let mut unwritable = target("/run/user/1000/containers/<auth> \"quoted\"/auth.json");
-    unwritable.reader = "podman".to_owned();
+    "podman".clone_into(&mut unwritable.reader);
     unwritable.status = Verdict::Fail;
     unwritable.protection = None;
     unwritable.last_write = None;
-    unwritable.watched_by = "poll".to_owned();
+    "poll".clone_into(&mut unwritable.watched_by);
     unwritable.last_error = Some(trouble(
         "permission_denied",
         "cannot make a file beside it: Permission denied (os error 13)",
@@ -159,7 +159,7 @@ fn first_start() -> Report {
     for check in &mut report.checks.credentials {
         let next = check.next_refresh.take();
         *check = CredentialReport { next_refresh: next, ..blank(&check.component_id, &check.kind) };
-        check.next_refresh = Some(ago(0 * SECOND));
+        check.next_refresh = Some(show(NOW));
         check.next_refresh_reason = Some("there is no credential yet".to_owned());
         lack(
             check,
@@ -170,7 +170,7 @@ fn first_start() -> Report {
         );
     }
     let target = &mut report.checks.targets[0];
-    (target.last_write, target.protection, target.verified) = (None, None, Some(ago(1 * SECOND)));
+    (target.last_write, target.protection, target.verified) = (None, None, Some(ago(SECOND)));
     judged(report)
 }
 
@@ -202,7 +202,7 @@ fn report(credentials: Vec<CredentialReport>, targets: Vec<TargetReport>) -> Rep
         service_id: "freshcreds".to_owned(),
         version: "1".to_owned(),
         release_id: "0.1.0".to_owned(),
-        time: ago(0 * SECOND),
+        time: show(NOW),
         started: ago(17 * HOUR + 20 * MINUTE),
         output: Vec::new(),
         checks: Checks { credentials, targets, hooks: Vec::new(), settings: Vec::new() },
@@ -382,7 +382,6 @@ fn browse(address: &str, name: &str, more: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stdout);
     let wrong: Vec<_> = said.lines().filter(|line| line.starts_with("FAIL")).collect();
     let errors = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
     ensure!(output.status.success(), "{}\n{errors}", wrong.join("\n"));
     // A check that looked at nothing would have nothing to say either.
     ensure!(said.lines().filter(|line| line.starts_with("ok")).count() > 10, "{said}\n{errors}");

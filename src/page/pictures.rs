@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::words::{count, length, parse, relative};
+use super::words::{add, count, length, parse, relative};
 use crate::status::{CredentialReport, QuarterReport, Verdict};
 
 /// Shapes that the page uses again and again, and the ground of hours that nobody knows.
@@ -87,17 +87,23 @@ pub(super) fn life(check: &CredentialReport, now: SystemTime, has_words: bool) -
         let place = place(next.max(now));
         words.push_str("; the next refresh is ");
         words.push_str(&if next <= now { "due now".to_owned() } else { relative(next, now) });
-        drawn.push_str(&format!(
-            "<svg x=\"{place:.1}%\" overflow=\"visible\">\
+        add(
+            &mut drawn,
+            format_args!(
+                "<svg x=\"{place:.1}%\" overflow=\"visible\">\
              <path class=\"next\" d=\"M0 11l6 6-6 6-6-6z\"/></svg>"
-        ));
+            ),
+        );
         if has_words {
             drawn.push_str(&label(place, 34, "next"));
         }
     }
-    drawn.push_str(&format!(
-        "<svg x=\"{passed:.1}%\" overflow=\"visible\"><path class=\"now\" d=\"M0 9v16\"/></svg>"
-    ));
+    add(
+        &mut drawn,
+        format_args!(
+            "<svg x=\"{passed:.1}%\" overflow=\"visible\"><path class=\"now\" d=\"M0 9v16\"/></svg>"
+        ),
+    );
     if has_words {
         drawn.push_str(&label(passed, 6, "now"));
     }
@@ -120,12 +126,12 @@ pub(super) fn day(
         let place = start.duration_since(first).unwrap_or_default().as_secs() / QUARTER.as_secs();
         let place = place.min(QUARTERS - 1);
         if quarter.renewals > 0 {
-            renewals.push_str(&format!("M{place} 9V1"));
+            add(&mut renewals, format_args!("M{place} 9V1"));
         }
         if quarter.failures > 0 {
             // More of them hang lower, so that a storm looks like one.
             let depth = 12 + quarter.failures.min(4) * 2;
-            failures.push_str(&format!("M{place} 11V{depth}"));
+            add(&mut failures, format_args!("M{place} 11V{depth}"));
         }
     }
     let mut drawn = format!(
@@ -133,14 +139,15 @@ pub(super) fn day(
         100.0 - known_from
     );
     if known_from > 0.0 {
-        drawn.push_str(&format!(
-            "<rect class=\"hatched\" width=\"{known_from:.1}%\" height=\"100%\"/>"
-        ));
+        add(
+            &mut drawn,
+            format_args!("<rect class=\"hatched\" width=\"{known_from:.1}%\" height=\"100%\"/>"),
+        );
     }
     drawn.push_str("<path class=\"hours\" d=\"M23.5 0v20M47.5 0v20M71.5 0v20\"/>");
     for (class, path) in [("renewed", renewals), ("failed", failures)] {
         if !path.is_empty() {
-            drawn.push_str(&format!("<path class=\"{class}\" d=\"{path}\"/>"));
+            add(&mut drawn, format_args!("<path class=\"{class}\" d=\"{path}\"/>"));
         }
     }
     // The hatch must not be stretched, the quarters must: so each has its own coordinates.
@@ -168,12 +175,12 @@ pub(super) fn what_happened(history: &[QuarterReport]) -> String {
     let sum = |of: fn(&QuarterReport) -> u32| {
         history.iter().map(|quarter| of(quarter) as usize).sum::<usize>()
     };
-    let (renewals, failures) = (sum(|one| one.renewals), sum(|one| one.failures));
-    let failed = match failures {
-        0 => "no failure".to_owned(),
-        some => count(some, "failure"),
+    let some = |number: usize, noun: &str| match number {
+        0 => format!("no {noun}"),
+        number => count(number, noun),
     };
-    format!("{}, {failed}", count(renewals, "renewal"))
+    let (renewals, failures) = (sum(|one| one.renewals), sum(|one| one.failures));
+    format!("{}, {}", some(renewals, "renewal"), some(failures, "failure"))
 }
 
 /// A word above or below a mark; at the ends it must not be cut off.

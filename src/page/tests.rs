@@ -72,10 +72,10 @@ fn what_comes_from_outside_is_text() {
 
 #[test]
 fn who_hides_in_text_is_made_visible() {
-    assert_eq!(words::escape("a\u{202e}b\0c\nd"), "a\u{fffd}b\u{fffd}c d");
-    assert_eq!(words::prose("set `hidden`, <now>"), "set <code>hidden</code>, &lt;now&gt;");
-    assert_eq!(words::prose("a lone ` stays"), "a lone ` stays");
-    assert_ne!(words::slug("/a b"), words::slug("/a_20b"));
+    assert_eq!(escape("a\u{202e}b\0c\nd"), "a\u{fffd}b\u{fffd}c d");
+    assert_eq!(prose("set `hidden`, <now>"), "set <code>hidden</code>, &lt;now&gt;");
+    assert_eq!(prose("a lone ` stays"), "a lone ` stays");
+    assert_ne!(slug("/a b"), slug("/a_20b"));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_verdict_says_what_is_so() {
     assert_eq!(said.0, "Both registries are ready");
     assert_eq!(said.1, "The next refresh is in 10 min: b.pkg.dev.");
     let said = with("warn", |_| {});
-    assert_eq!(said.0, "Both registries are ready, but renewals of b.pkg.dev fail");
+    assert_eq!(said.0, "Both registries are ready, but renewals of 1 fail");
     assert!(said.1.ends_with("the first one ends in 20 min: b.pkg.dev."), "{}", said.1);
     let said = with("warn", |report| report.checks.credentials[1].status = Verdict::Pass);
     assert_eq!(said.0, "Both registries are ready, but 1 hook needs attention");
@@ -188,37 +188,36 @@ fn what_is_wrong_comes_first_and_once() {
 fn what_was_before_the_start_is_not_known() {
     let hatched = "class=\"hatched\" width=\"";
     let now = parse("2027-01-15T12:00:00Z").unwrap();
-    let day = |started: &str| pictures::day(&[], now, parse(started));
+    let drawn = |started: &str| day(&[], now, parse(started));
     // The newest quarter is the one that has just begun.
-    let half = day("2027-01-15T00:15:00Z");
+    let half = drawn("2027-01-15T00:15:00Z");
     assert!(half.contains(&format!("{hatched}50.0%")), "{half}");
     assert!(half.contains("nothing is known before"), "{half}");
-    let whole = day("2027-01-10T00:00:00Z");
+    let whole = drawn("2027-01-10T00:00:00Z");
     assert!(!whole.contains(hatched), "{whole}");
-    assert!(whole.contains("0 renewals, no failure in the last 24 h."), "{whole}");
+    assert!(whole.contains("no renewal, no failure in the last 24 h."), "{whole}");
 }
 
 #[test]
 fn a_life_that_is_over_is_empty() {
     let mut report = report();
     let check = &mut report.checks.credentials[0];
-    let drawn = pictures::life(check, parse("2027-01-15T12:30:00Z").unwrap(), true);
+    let drawn = life(check, parse("2027-01-15T12:30:00Z").unwrap(), true);
     assert!(drawn.contains("15 min of 1 h are left; the next refresh is in 10 min"), "{drawn}");
     assert!(drawn.contains("class=\"left\" x=\"75.0%\" width=\"25.0%\""), "{drawn}");
-    let drawn = pictures::life(check, parse("2027-01-15T13:30:00Z").unwrap(), true);
+    let drawn = life(check, parse("2027-01-15T13:30:00Z").unwrap(), true);
     assert!(drawn.contains("It expired 45 min ago"), "{drawn}");
     assert!(drawn.contains("width=\"0.0%\""), "{drawn}");
     check.expires = None;
     assert!(
-        pictures::life(check, parse("2027-01-15T12:30:00Z").unwrap(), true)
-            .contains("no credential yet")
+        life(check, parse("2027-01-15T12:30:00Z").unwrap(), true).contains("no credential yet")
     );
 }
 
 #[test]
 fn durations_have_two_units() {
-    let length = |seconds| words::length(std::time::Duration::from_secs(seconds));
-    let said = [0, 59, 61, 601, 3600 * 5 + 720, 86_400 * 3 + 3600 * 4].map(length);
+    let said_of = |seconds| length(Duration::from_secs(seconds));
+    let said = [0, 59, 61, 601, 3600 * 5 + 720, 86_400 * 3 + 3600 * 4].map(said_of);
     assert_eq!(said, ["0 s", "59 s", "1 min 1 s", "10 min", "5 h 12 min", "3 d 4 h"]);
 }
 

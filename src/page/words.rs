@@ -1,5 +1,6 @@
 //! Words and times for the page, safe to stand in HTML.
 
+use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 /// Text as HTML shows it, in an element or in a quoted attribute.
@@ -20,6 +21,12 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     safe
+}
+
+/// Puts more to a text.
+pub(super) fn add(text: &mut String, words: fmt::Arguments<'_>) {
+    // Writing into a string does not fail.
+    let _ = text.write_fmt(words);
 }
 
 /// A sentence in which `words in backticks` are to be typed.
@@ -45,7 +52,7 @@ pub(super) fn slug(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-') {
             slug.push(char::from(byte));
         } else {
-            slug.push_str(&format!("_{byte:02x}"));
+            add(&mut slug, format_args!("_{byte:02x}"));
         }
     }
     slug
