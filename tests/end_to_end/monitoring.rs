@@ -14,7 +14,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Fault, Options};
-use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, pause, put, run, tool};
+use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, pause, put, run};
 
 #[tokio::test]
 async fn promtool_has_nothing_to_say_about_a_scrape() -> Result<()> {
@@ -87,11 +87,8 @@ async fn prometheus_gets_data_for_each_panel_and_alerts_when_a_cloud_breaks() ->
     }
 
     // Nothing is wrong but for what stands in the way of nobody.
-    let alerts = prometheus.alerts().await?;
-    ensure!(
-        alerts.iter().all(|alert| is_alert(alert, "FreshcredsInTheWay", "kind", "twin")),
-        "{alerts:?}"
-    );
+    let is_twin = |alert: &Value| is_alert(alert, "FreshcredsInTheWay", "kind", "twin");
+    prometheus.wait_for(|alerts| !alerts.is_empty() && alerts.iter().all(is_twin)).await?;
 
     let host = cloud.ecr_registry().host();
     cloud.ecr().break_with(Fault::ServerError);
@@ -100,8 +97,9 @@ async fn prometheus_gets_data_for_each_panel_and_alerts_when_a_cloud_breaks() ->
     }
     // Only where it is.
     let other = cloud.google_registry().host();
-    let alerts = prometheus.alerts().await?;
-    ensure!(alerts.iter().all(|alert| alert["labels"]["registry"] != other), "{alerts:?}");
+    prometheus
+        .wait_for(|alerts| alerts.iter().all(|alert| alert["labels"]["registry"] != other))
+        .await?;
 
     cloud.ecr().mend();
     prometheus
