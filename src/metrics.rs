@@ -178,6 +178,8 @@ pub(crate) struct Gauges {
     failures: Family<HostLabel, Gauge>,
     skew: Family<HostLabel, Gauge>,
     target_ready: Family<TargetLabel, Gauge>,
+    hook_failing: Family<HookLabel, Gauge>,
+    settings_rejected: Gauge,
 }
 
 /// What the gauges show of a registry.
@@ -204,6 +206,8 @@ impl Gauges {
             failures: Family::default(),
             skew: Family::default(),
             target_ready: Family::default(),
+            hook_failing: Family::default(),
+            settings_rejected: Gauge::default(),
         };
         registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&gauges.ready));
         registry.register_with_unit(
@@ -258,6 +262,16 @@ impl Gauges {
             "1 if the target has each credential where its reader finds it",
             Family::clone(&gauges.target_ready),
         );
+        registry.register(
+            "hook_failing",
+            "1 if the last run of the hook failed",
+            Family::clone(&gauges.hook_failing),
+        );
+        registry.register(
+            "settings_rejected",
+            "1 if the newest settings mean nothing, so that those before are gone by",
+            Gauge::clone(&gauges.settings_rejected),
+        );
         gauges
     }
 
@@ -270,10 +284,12 @@ impl Gauges {
         }
         self.lifetime.clear();
         self.target_ready.clear();
+        self.hook_failing.clear();
     }
 
-    pub(crate) fn set_process(&self, is_ready: bool, started: SystemTime) {
+    pub(crate) fn set_process(&self, is_ready: bool, is_rejected: bool, started: SystemTime) {
         self.ready.set(is_ready.into());
+        self.settings_rejected.set(is_rejected.into());
         self.started.set(since_epoch(started));
     }
 
@@ -299,6 +315,11 @@ impl Gauges {
     pub(crate) fn set_target(&self, target: &str, is_ready: bool) {
         let label = TargetLabel { target: target.to_owned() };
         self.target_ready.get_or_create(&label).set(is_ready.into());
+    }
+
+    pub(crate) fn set_hook(&self, hook: &str, is_failing: bool) {
+        let label = HookLabel { hook: hook.to_owned() };
+        self.hook_failing.get_or_create(&label).set(is_failing.into());
     }
 }
 
@@ -383,6 +404,11 @@ struct WriteLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabel {
+    hook: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HookLabels {
     hook: String,
     outcome: &'static str,
@@ -426,7 +452,7 @@ mod tests {
         let host = "gcr.io".parse().unwrap();
         metrics.refreshed(&host, "success");
         metrics.fetched("google", Duration::from_millis(20));
-        metrics.gauges().set_process(true, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+        metrics.gauges().set_process(true, false, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
         let open = metrics.text();
         let samples = |text: &str| -> Vec<String> {
             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()

@@ -34,8 +34,9 @@ use crate::trouble;
 /// The one value that the loops write and everyone else reads.
 pub struct Status {
     clock: Clock,
-    /// When the program started, by our time.
+    /// When the program started, by our time, and by the wall clock of then.
     started: SystemTime,
+    started_by_wall: SystemTime,
     state: watch::Sender<State>,
     /// Grows with each change of the state.
     version: AtomicU64,
@@ -66,6 +67,7 @@ impl Status {
     pub(crate) fn with(clock: Clock, metrics: Metrics) -> Self {
         Self {
             started: clock.now(),
+            started_by_wall: clock.wall(),
             clock,
             state: watch::Sender::default(),
             version: AtomicU64::new(0),
@@ -275,7 +277,11 @@ impl Status {
         let state = self.state.borrow();
         let gauges = self.metrics.gauges();
         let wall = |time: SystemTime| self.clock.to_wall(time);
-        gauges.set_process(report.is_ready(), wall(self.started));
+        // By the clock of then: it is a fact, and does not move when the clock is set.
+        gauges.set_process(report.is_ready(), state.bad_settings.is_some(), self.started_by_wall);
+        for hook in &state.hooks {
+            gauges.set_hook(&hook.name, hook.failing.is_some());
+        }
         for (check, (host, registry)) in report.checks.credentials.iter().zip(&state.registries) {
             gauges.set_registry(
                 host,

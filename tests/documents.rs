@@ -58,18 +58,21 @@ fn every_link_within_the_repository_leads_somewhere() -> Result<()> {
 }
 
 #[test]
-fn every_metric_that_the_readme_names_is_there() -> Result<()> {
+fn the_readme_names_the_metrics_that_there_are() -> Result<()> {
     let source = read("src/metrics.rs")?;
+    let (source, _) = source.split_once("#[cfg(test)]").context("no tests")?;
     let readme = read("README.md")?;
-    let named =
-        readme.split("`freshcreds_").skip(1).filter_map(|rest| rest.split(['`', '{']).next());
+    let named = readme.split("`freshcreds_").skip(1).filter_map(|rest| rest.split('`').next());
     let mut count = 0;
     for metric in named {
         let stem = metric.trim_end_matches("_total").trim_end_matches("_seconds");
         assert!(source.contains(&format!("\"{stem}\"")), "freshcreds_{metric}");
         count += 1;
     }
-    assert_eq!(count, source.matches("registry.register").count() - 1, "all but the build's");
+    let there = source.matches("registry.register(").count()
+        + source.matches("registry.register_with_unit(").count()
+        + source.matches("encode_descriptor(").count();
+    assert_eq!(count, there - 1, "all but the build's");
     Ok(())
 }
 
