@@ -55,7 +55,7 @@ advisories: ## ask the RustSec database about every dependency; needs github.com
 	$(CARGO) deny --locked check advisories
 
 bench: bench-setup ## measure us beside the peers, in one run, as ratios
-	$(CARGO) build --locked --release --bin freshcreds --example large_file
+	$(CARGO) build --locked --release --bin freshcreds --example large_file --example bare_endpoint
 	$(CARGO) build --locked --example demo
 	python3 benches/compare.py
 

@@ -11,12 +11,15 @@ were taken in turn, A B C A B C, so that whatever else the machine does hits all
 
 import argparse
 import base64
+import contextlib
 import http.server
 import json
 import os
 import pathlib
 import platform
 import re
+import resource
+import selectors
 import shutil
 import signal
 import socket
@@ -31,6 +34,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FRESHCREDS = ROOT / "target/release/freshcreds"
 LARGE_FILE = ROOT / "target/release/examples/large_file"
+BARE_ENDPOINT = ROOT / "target/release/examples/bare_endpoint"
 REGION = "eu-west-1"
 API = f"api.ecr.{REGION}.amazonaws.com"
 HOST = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
@@ -85,7 +89,11 @@ def main():
     parser.add_argument("--runs", type=int, default=30, help="runs of each command (default 30)")
     parser.add_argument("--idle-seconds", type=int, default=120, help="how long to watch it idle")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the raw figures")
+    parser.add_argument("--crowd", metavar="ADDRESS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.crowd:
+        be_a_crowd(arguments.crowd)
+        return
     if INSIDE not in os.environ:
         enter_own_network()
     needs("wrk", "aws", "docker-credential-ecr-login", "/usr/bin/time", "openssl")
@@ -155,6 +163,7 @@ def measure(arguments, folder):
 
     figures["idle"] = idle = watch_idle(environment, regions, folder, arguments.idle_seconds)
     figures["readyz"] = readyz = load_readyz(environment, folder)
+    figures["crowd"] = crowd = load_readyz_in_a_crowd(environment, folder)
     figures["large"] = large = change_large_file(folder)
     size = FRESHCREDS.stat().st_size
     figures["size"] = size
@@ -163,15 +172,22 @@ def measure(arguments, folder):
     target("once: CPU", ours["cpu"] * 1e3, "ms", 12)
     target("once: peak RSS", ours["rss"] / 1024, "MiB", 12)
     target("once: awscli's CPU is so many times ours", aws, "", 50, at_least=True)
-    target("idle: PSS", idle["pss"] / 1024, "MiB", 9)
+    target("idle: PSS", idle["pss"] / 1024, "MiB", 10)
     target("idle: wake-ups a minute", idle["wakeups"], "", 4)
     target("idle: CPU a minute", idle["cpu"] * 1e3, "ms", 1)
     target("program", size / 1e6, "MB", 12)
     target("28.8 MB file: one entry changed : bytes written", large["ratio"], "", 1.5)
     print(f"\nidle: RSS {idle['rss'] / 1024:.1f} MiB, over {arguments.idle_seconds} s; a wake-up is a "
           "voluntary context switch of any thread")
-    print(f"/readyz: {readyz['rate']:,.0f} requests a second from 16 connections, p99 "
-          f"{readyz['p99']}, while tokens were renewed {readyz['renewals']} times")
+    target("/readyz: requests a second : hyper alone", readyz["ratio"], "", 0.8, at_least=True)
+    target("/readyz: p99 of 16 connections", readyz["p99"], "ms", 1)
+    target("/readyz: p99 beside renewals and a crowd", crowd["p99"], "ms", 1)
+    print(f"\n/readyz: {readyz['rate']:,.0f} requests a second from 16 connections, hyper alone "
+          f"{readyz['bare']:,.0f} (medians of runs in turn; its p99 {readyz['bare_p99']:.2f} ms), while tokens "
+          f"were renewed {readyz['renewals']} times")
+    print(f"in a crowd: {crowd['rate']:,.0f} requests a second, while {REGISTRIES} registries were renewed "
+          f"{crowd['renewals']} times and {SLOW_CLIENTS} slow clients came back {crowd['returns']} times; "
+          f"hyper alone beside the same: {crowd['bare']:,.0f}, p99 {crowd['bare_p99']:.2f} ms")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -301,21 +317,123 @@ def cpu_seconds(process):
 
 
 def load_readyz(environment, folder):
+    """What the endpoint answers in a second, beside hyper alone, in turn."""
     ecr = Ecr(0, 4)
     endpoint = {"AWS_ENDPOINT_URL_ECR": f"http://127.0.0.1:{ecr.server_address[1]}"}
     # Else it would go on with the token of the daemon before, which lives for hours.
     (folder / "daemon.json").unlink(missing_ok=True)
-    with Daemon(environment | endpoint, folder, HOST) as daemon:
+    with Daemon(environment | endpoint, folder, HOST) as daemon, bare_endpoint() as bare:
         wait_for_ready(daemon.address)
         before = ecr.calls
-        output = subprocess.run(
-            ["wrk", "-t1", "-c16", "-d10s", "--latency", f"http://{daemon.address}/readyz"],
-            check=True, capture_output=True, text=True).stdout
+        loads = [(load(bare), load(daemon.address)) for _ in range(5)]
         renewals = ecr.calls - before
+    return summary(loads) | {"renewals": renewals}
+
+
+def load_readyz_in_a_crowd(environment, folder):
+    """The same while a thousand registries are renewed every two seconds, and thousands of clients say
+    a byte now and then."""
+    ecr = Ecr(0, 4)
+    endpoint = {"AWS_ENDPOINT_URL_ECR": f"http://127.0.0.1:{ecr.server_address[1]}"}
+    (folder / "daemon.json").unlink(missing_ok=True)
+    settings = folder / "thousand.toml"
+    settings.write_text("".join(
+        f'[[registry]]\nhost = "r{number}.example.com"\nkind = "ecr"\nregion = "{REGION}"\n'
+        for number in range(REGISTRIES)))
+    with Daemon(environment | endpoint, folder, "--config", settings) as daemon, bare_endpoint() as bare:
+        wait_for_ready(daemon.address)
+        with Crowd(daemon.address) as crowd:
+            before = ecr.calls
+            loads = [(load(bare), load(daemon.address)) for _ in range(3)]
+            renewals = ecr.calls - before
+    return summary(loads) | {"renewals": renewals, "returns": crowd.returns}
+
+
+def summary(loads):
+    bare, ours = ([pair[side] for pair in loads] for side in (0, 1))
+    median = lambda runs, key: statistics.median(run[key] for run in runs)
+    return {
+        "rate": median(ours, "rate"), "p99": median(ours, "p99"),
+        "bare": median(bare, "rate"), "bare_p99": median(bare, "p99"),
+        "ratio": statistics.median(our["rate"] / its["rate"] for its, our in loads),
+    }
+
+
+@contextlib.contextmanager
+def bare_endpoint():
+    """hyper alone."""
+    process = subprocess.Popen([BARE_ENDPOINT], stdout=subprocess.PIPE, text=True)
+    yield process.stdout.readline().strip()
+    process.kill()
+    process.wait()
+
+
+def load(address):
+    """Asks /readyz from 16 connections, as fast as it is answered."""
+    output = subprocess.run(["wrk", "-t1", "-c16", "-d5s", "--latency", f"http://{address}/readyz"],
+                            check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in output:
         sys.exit(f"/readyz was not ready under load:\n{output}")
-    rate = float(re.search(r"Requests/sec: +([\d.]+)", output)[1])
-    return {"rate": rate, "p99": re.search(r"99% +(\S+)", output)[1], "renewals": renewals}
+    number, unit = re.search(r"99% +([\d.]+)(us|ms|s)", output).groups()
+    return {"rate": float(re.search(r"Requests/sec: +([\d.]+)", output)[1]),
+            "p99": float(number) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]}
+
+
+class Crowd:
+    """Clients that begin a request and never end it, and come back when they are hung up on, a few
+    hundred a second, in a process of their own."""
+
+    def __init__(self, address):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--crowd", address], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True)
+        self.returns = 0
+
+    def __enter__(self):
+        # Says so when all have come.
+        self.process.stdout.readline()
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.returns = int(self.process.stdout.readline())
+        self.process.wait()
+
+
+def be_a_crowd(address):
+    host, port = address.rsplit(":", 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
+
+    def come():
+        client = socket.create_connection((host, int(port)))
+        client.setblocking(False)
+        client.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nX: ")
+        selector.register(client, selectors.EVENT_READ)
+
+    for _ in range(SLOW_CLIENTS):
+        come()
+    print("all are here", flush=True)
+    returns = 0
+    while True:
+        time.sleep(0.1)
+        for key, _ in selector.select(0):
+            if key.fileobj is sys.stdin:
+                print(returns, flush=True)
+                return
+        # Those who were hung up on can be read, and there is nothing to read.
+        gone = [key.fileobj for key, _ in selector.select(0)][:RETURNS_AT_ONCE]
+        for client in gone:
+            selector.unregister(client)
+            client.close()
+            come()
+        returns += len(gone)
+
+
+REGISTRIES = 1000
+SLOW_CLIENTS = 5000
+RETURNS_AT_ONCE = 50
 
 
 def wait_for_ready(address):

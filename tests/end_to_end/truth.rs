@@ -89,6 +89,10 @@ impl<'a> Judge<'a> {
             }
             if !is_ready {
                 seen.red += 1;
+                // Near its end nobody needs to call it good.
+                if before.is_none_or(|until| until < now() + ROUNDING[1]) {
+                    continue;
+                }
                 let for_long = seen.good_since.and_then(|since| asked.duration_since(since).ok());
                 if for_long.is_some_and(|pause| pause > 2 * LOOK) {
                     bail!("not ready beside a token that is good for {for_long:?}: {answer}");
