@@ -19,7 +19,7 @@ test: setup ## install what the tests need, and run all of them
 stress: setup ## the same faults and races as the tests, for an hour: 10,000 kills, 1,000 logins, 100,000 conflicts
 	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace
 	FRESHCREDS_STRESS=1 $(CARGO) test --locked --all-features --test end_to_end -- --nocapture --test-threads 2 \
-		killed_at_random killed_before logins_of no_reader a_single_file
+		killed_at_random killed_before logins_of no_reader a_single_file a_disk_that_hangs
 
 simulate: ## 1,000 random years of simulated time against issuers and clocks that fail
 	FRESHCREDS_YEARS=1000 $(CARGO) test --locked --release --test simulation -- --nocapture

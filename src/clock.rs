@@ -230,6 +230,19 @@ impl Clock {
         self.sleep_until(self.now() + pause).await;
     }
 
+    /// Waits for something that takes its own time, a cloud or a disk, and is woken at least
+    /// once in each slice meanwhile, as a sleeper is: so that who waits is seen to turn.
+    pub async fn attend<F: Future>(&self, work: F) -> F::Output {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut work => return output,
+                () = self.sleep_until(self.tick_after(Duration::ZERO)) => {}
+            }
+        }
+    }
+
     /// Ticks, for ever. Without it everything goes on, with more wake-ups and a
     /// minute late after the machine was suspended.
     #[expect(clippy::disallowed_methods, reason = "one of the two places that may sleep")]

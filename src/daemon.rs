@@ -42,15 +42,7 @@ pub async fn run(
     };
     let mut crew = Crew::new(clock, metrics);
     let status = Arc::clone(&crew.status);
-    crew.follow(settings).await;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        registries = settings.registries.len(),
-        issuers = settings.sources().len(),
-        targets = ?settings.targets.iter().map(|target| &target.path).collect::<Vec<_>>(),
-        "started"
-    );
-
+    crew.introduce(settings);
     let ticking = tokio::spawn(clock.clone().tick());
     let stop_serving = CancellationToken::new();
     let serving = match bound {
@@ -68,44 +60,7 @@ pub async fn run(
     let stop_telling = CancellationToken::new();
     let telling = notify::keep_telling(Arc::clone(&status), clock.clone(), stop_telling.clone());
     let telling = crew.watch(&stop_telling, telling);
-    let mut first_pass = std::pin::pin!(first_pass(&status));
-    let mut is_first = true;
-
-    loop {
-        tokio::select! {
-            biased;
-            received = signals.next() => match received {
-                Received::Stop(name) => {
-                    info!(signal = name, "stopping");
-                    break;
-                }
-                Received::FetchNow => {
-                    info!(signal = "SIGUSR1", "fetching now");
-                    crew.ask.send_replace(());
-                }
-                Received::Reload => {
-                    notify::reloading();
-                    let changing = change(&mut crew, settings, reload);
-                    tokio::select! {
-                        biased;
-                        name = signals.stopped() => {
-                            info!(signal = name, "stopping");
-                            break;
-                        }
-                        () = changing => {}
-                    }
-                    if !is_first {
-                        notify::ready();
-                    }
-                }
-            },
-            () = crew.broken() => break,
-            () = &mut first_pass, if is_first => {
-                is_first = false;
-                notify::ready();
-            }
-        }
-    }
+    go_on(&mut crew, &mut signals, settings, reload).await;
     let ended_by_itself = crew.is_broken();
     notify::stopping();
     let orderly = async {
@@ -122,7 +77,7 @@ pub async fn run(
     tokio::select! {
         biased;
         () = orderly => {}
-        name = signals.stopped() => {
+        name = stopped_again(&mut signals, clock) => {
             error!(signal = name, "stopping at once");
             return Err(DaemonError::StoppedAtOnce);
         }
@@ -130,6 +85,72 @@ pub async fn run(
     ticking.abort();
     info!("stopped");
     if ended_by_itself { Err(DaemonError::TaskEnded) } else { Ok(()) }
+}
+
+/// Goes by the settings until a signal ends it, or a loop ends that should not.
+async fn go_on(
+    crew: &mut Crew,
+    signals: &mut Signals,
+    settings: &Settings,
+    reload: &dyn Fn() -> Result<Settings, String>,
+) {
+    let stopping = |name| info!(signal = name, "stopping");
+    // The endpoint answers meanwhile: what was written before is looked for on the disk.
+    tokio::select! {
+        biased;
+        name = signals.stopped() => return stopping(name),
+        () = crew.follow(settings) => {}
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        registries = settings.registries.len(),
+        issuers = settings.sources().len(),
+        targets = ?settings.targets.iter().map(|target| &target.path).collect::<Vec<_>>(),
+        "started"
+    );
+    let status = Arc::clone(&crew.status);
+    let mut first_pass = std::pin::pin!(first_pass(&status));
+    let mut is_first = true;
+    loop {
+        tokio::select! {
+            biased;
+            received = signals.next() => match received {
+                Received::Stop(name) => return stopping(name),
+                Received::FetchNow => {
+                    info!(signal = "SIGUSR1", "fetching now");
+                    crew.ask.send_replace(());
+                }
+                Received::Reload => {
+                    notify::reloading();
+                    tokio::select! {
+                        biased;
+                        name = signals.stopped() => return stopping(name),
+                        () = change(crew, settings, reload) => {}
+                    }
+                    if !is_first {
+                        notify::ready();
+                    }
+                }
+            },
+            () = crew.broken() => return,
+            () = &mut first_pass, if is_first => {
+                is_first = false;
+                notify::ready();
+            }
+        }
+    }
+}
+
+/// Waits for another signal to stop: for one that somebody sent again, not one that was sent to
+/// the program and to its group, as `timeout` does.
+async fn stopped_again(signals: &mut Signals, clock: &Clock) -> &'static str {
+    let first = clock.monotonic();
+    loop {
+        let name = signals.stopped().await;
+        if clock.monotonic().saturating_sub(first) >= ECHO {
+            return name;
+        }
+    }
 }
 
 /// Goes by new settings, if they mean something.
@@ -184,7 +205,7 @@ pub async fn once(
         }
         while writing.join_next().await.is_some() {}
         for mut hook in hooks {
-            hook.run_once().await;
+            hook.run_once(&CancellationToken::new()).await;
         }
     };
     tokio::select! {
@@ -198,8 +219,9 @@ pub async fn once(
 pub enum DaemonError {
     /// The endpoint's address cannot be had.
     #[error(
-        "cannot listen on {address}: {source}; choose another address with --listen, \
-         or `--listen off`"
+        "cannot listen on {address}: {source}{}; choose another address with --listen, \
+         or `--listen off`",
+        if source.kind() == std::io::ErrorKind::AddrInUse { " (by another freshcreds?)" } else { "" }
     )]
     Listen {
         /// Which.
@@ -220,6 +242,9 @@ pub enum DaemonError {
     #[error("a part of the daemon ended by itself; this is a defect, please report it")]
     TaskEnded,
 }
+
+/// Two signals within this time are one.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// How often `once` asks an issuer that fails for a passing reason.
 const TRIES: u32 = 3;

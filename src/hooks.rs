@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::status::{Failing, State, Status};
+use crate::targets::file::{self, FileError};
 use crate::trouble;
 
 /// What is done after a change.
@@ -119,40 +120,46 @@ impl Hook {
         Self { options, clock, status, seen }
     }
 
-    /// Runs it after each change, until `stop`.
+    /// Runs it after each change, until `stop`. What was changed by then is told before the
+    /// end, and a command that is under way then has a moment left.
     pub async fn run(mut self, stop: CancellationToken) {
-        loop {
+        while !stop.is_cancelled() {
             let changed = self.status.wait_for(|state| writes(&self.options, state) != self.seen);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    // One that takes longer goes on without us.
-                    drop(tokio::time::timeout(LAST_RUN, self.run_once()).await);
-                    return;
-                }
+                () = stop.cancelled() => break,
                 () = changed => {}
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => break,
                 () = self.clock.sleep(SETTLE) => {}
             }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.run_once() => {}
-            }
+            self.run_once(&stop).await;
         }
+        self.run_once(&stop).await;
     }
 
-    /// Runs it if something has changed since it ran last.
-    pub async fn run_once(&mut self) {
+    /// Runs it if something has changed since it ran last. After `stop` it has a moment
+    /// left.
+    pub async fn run_once(&mut self, stop: &CancellationToken) {
         let now = self.status.read(|state| writes(&self.options, state));
         let changed = now.iter().filter(|one| !self.seen.contains(one));
         let changed: Vec<_> = changed.map(|(path, _)| path.clone()).collect();
         self.seen = now;
-        if !changed.is_empty() {
-            self.act(&changed).await;
+        if changed.is_empty() {
+            return;
+        }
+        let too_late = async {
+            stop.cancelled().await;
+            self.clock.sleep(LAST_RUN).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.act(&changed) => {}
+            () = too_late => {
+                warn!(hook = self.options.name, because = "the end came", "hook cut short");
+            }
         }
     }
 
@@ -162,7 +169,13 @@ impl Hook {
             Action::Run { program, arguments } => {
                 run(program, arguments, changed, self.options.limit).await
             }
-            Action::Tell { signal, pid_file } => tell(*signal, pid_file),
+            Action::Tell { signal, pid_file } => {
+                let (signal, pid_file) = (*signal, pid_file.clone());
+                // The disk may hang, and nobody else is to wait for it.
+                let telling = tokio::task::spawn_blocking(move || tell(signal, &pid_file));
+                // Only a panic gets here, which ends the program where it is released.
+                telling.await.unwrap_or(Ok(()))
+            }
         };
         let took = self.clock.monotonic().saturating_sub(started);
         let name = &self.options.name;
@@ -220,39 +233,65 @@ async fn run(
         .spawn()
         .map_err(cannot_run)?;
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    match tokio::time::timeout(limit, child.wait()).await {
+    let mut group = Group(group);
+    let ended = tokio::time::timeout(limit, child.wait()).await;
+    if ended.is_ok() {
+        // What it left running in the background is meant to run.
+        group.leave();
+    }
+    match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(HookError::Failed { program: program.to_owned(), status }),
         Ok(Err(source)) => Err(cannot_run(source)),
         Err(_) => {
-            if let Some(group) = group {
-                // It may have ended this very moment.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-            // So that nothing is left of it.
-            let _ = child.wait().await;
+            drop(group);
+            // So that nothing is left of it, if the system lets it go.
+            drop(tokio::time::timeout(LAST_RUN, child.wait()).await);
             Err(HookError::TimedOut { program: program.to_owned(), limit })
         }
     }
 }
 
+/// A command and what it started, as far as that stayed in its process group. It is killed
+/// when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// Lets it be.
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended this very moment.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 /// Sends a signal to the process that a file names: to somebody's own only if the file is
-/// theirs, so that nobody can make us signal what is not theirs.
+/// theirs, so that nobody can make us signal what is not theirs. Links on the way are
+/// followed as carefully as those to a target.
 fn tell(signal: Name, pid_file: &Path) -> Result<(), HookError> {
     let path = || pid_file.to_owned();
-    let unreadable = |source| HookError::NoPid { path: path(), source };
-    let text = fs::read_to_string(pid_file).map_err(unreadable)?;
-    let writer = fs::metadata(pid_file).map_err(unreadable)?.uid();
+    let found = file::read(pid_file, None)?;
+    let writer = found.owner().ok_or_else(|| HookError::NoFile { path: path() })?;
+    let text = str::from_utf8(&found.content).unwrap_or_default();
     let number = text.trim().parse::<i32>().ok().filter(|number| *number > 1);
     let pid = number.and_then(Pid::from_raw).ok_or_else(|| HookError::BadPid { path: path() })?;
-    let gone =
-        |source| HookError::NoProcess { path: path(), pid: pid.as_raw_nonzero().get(), source };
-    let process = fs::metadata(format!("/proc/{}", pid.as_raw_nonzero())).map_err(gone)?;
+    let number = pid.as_raw_nonzero().get();
+    let gone = |source| HookError::NoProcess { path: path(), pid: number, source };
+    // What is held open stays this process, even if another one gets its number.
+    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(errno.into()))?;
+    let owner = fs::metadata(format!("/proc/{number}")).map_err(gone)?.uid();
     let ours = rustix::process::geteuid().as_raw();
-    if ![ROOT, ours, process.uid()].contains(&writer) {
-        return Err(HookError::Foreign { path: path(), writer, owner: process.uid() });
+    if ![ROOT, ours, owner].contains(&writer) {
+        return Err(HookError::Foreign { path: path(), writer, owner });
     }
-    kill_process(pid, signal.1).map_err(|errno| gone(errno.into()))
+    pidfd_send_signal(process, signal.1).map_err(|errno| gone(errno.into()))
 }
 
 /// Why a hook failed.
@@ -282,13 +321,14 @@ pub enum HookError {
         /// How long it had.
         limit: Duration,
     },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// No file that names a process.
-    #[error("{} cannot be read: {source}", path.display())]
-    NoPid {
+    #[error("there is no {}, so nobody is told: does the program run?", path.display())]
+    NoFile {
         /// Which.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
     },
     /// A file that names none.
     #[error("{} does not have the number of a process in it", path.display())]
@@ -297,7 +337,11 @@ pub enum HookError {
         path: PathBuf,
     },
     /// Nobody, or not for us.
-    #[error("process {pid}, which {} names, cannot be told: {source}", path.display())]
+    #[error(
+        "process {pid}, which {} names, cannot be told ({source}): the file may be left from one that \
+         has ended",
+        path.display()
+    )]
     NoProcess {
         /// Who names it.
         path: PathBuf,
@@ -366,8 +410,8 @@ const KEPT: [&str; 10] = [
 /// Several files are written at the same moment.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What the end waits for.
-const LAST_RUN: Duration = Duration::from_millis(500);
+/// What the end waits for a command that is under way, and for the last one.
+const LAST_RUN: Duration = Duration::from_millis(400);
 
 const ROOT: u32 = 0;
 

@@ -11,10 +11,11 @@ mod guard;
 mod routes;
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Mode;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -116,32 +117,47 @@ impl Bound {
 }
 
 /// Makes the socket, in the place of one that a daemon left which was killed.
+///
+/// Who may reach the folder may ask: it is what everyone on the machine could do on
+/// loopback. So the socket is made for all; to change that afterwards, by its name, would be
+/// to change whatever has that name by then.
 async fn bind_unix(path: &Path) -> io::Result<(UnixListener, Removed)> {
-    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket());
-    if is_socket() {
+    if socket_at(path).is_some() {
         if UnixStream::connect(path).await.is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    // Who may reach the folder may ask: it is what everyone on the machine could do on
-    // loopback.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(FOR_ALL))?;
-    Ok((listener, Removed(path.to_owned())))
+    let before = rustix::process::umask(NOT_EXECUTABLE);
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let (listener, path) = (listener?, path.to_owned());
+    let socket = socket_at(&path).ok_or(io::ErrorKind::NotFound)?;
+    Ok((listener, Removed { path, socket }))
 }
 
-/// A socket's file, which is removed with it.
-struct Removed(PathBuf);
+/// A socket's file, which is removed with it, if it still is the same.
+struct Removed {
+    path: PathBuf,
+    socket: (u64, u64),
+}
+
+/// Which socket has a name, if one has it.
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    metadata.file_type().is_socket().then(|| (metadata.dev(), metadata.ino()))
+}
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        // Somebody else's is not there, or the folder is gone: both are fine.
-        let _ = std::fs::remove_file(&self.0);
+        if socket_at(&self.path) == Some(self.socket) {
+            // The folder may be gone, too.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
-const FOR_ALL: u32 = 0o666;
+const NOT_EXECUTABLE: Mode = Mode::from_raw_mode(0o111);
 
 /// Answers need little, but some of them are long texts.
 const STACK: usize = 512 * 1024;

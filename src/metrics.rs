@@ -24,7 +24,6 @@ pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
     overwrites: Family<TargetLabel, Counter>,
     merges: Family<TargetLabel, Counter>,
-    in_the_way: Family<ObstacleLabels, Gauge>,
     hooks: Family<HookLabels, Counter>,
     gauges: Gauges,
 }
@@ -74,26 +73,10 @@ impl Metrics {
             "Writes of other programs that came in between one of ours, and were kept",
             Family::clone(&merges),
         );
-        let in_the_way = Family::default();
-        registry.register(
-            "in_the_way",
-            "Things that make readers of a target pass by its entries, by kind",
-            Family::clone(&in_the_way),
-        );
         let hooks = Family::default();
         registry.register("hook", "Runs of a hook, by outcome", Family::clone(&hooks));
         let gauges = Gauges::new(&mut registry);
-        Self {
-            registry,
-            refreshes,
-            fetch_duration,
-            writes,
-            overwrites,
-            merges,
-            in_the_way,
-            hooks,
-            gauges,
-        }
+        Self { registry, refreshes, fetch_duration, writes, overwrites, merges, hooks, gauges }
     }
 
     /// Tells besides how many lines of the log had to be dropped, which `count` says.
@@ -132,20 +115,6 @@ impl Metrics {
         self.merges.get_or_create(&label).inc_by(conflicts.into());
     }
 
-    /// Sets how many things of each kind are in the way of a target's readers.
-    pub(crate) fn set_in_the_way(
-        &self,
-        target: &str,
-        before: impl Iterator<Item = &'static str>,
-        now: &[&'static str],
-    ) {
-        for kind in before.chain(now.iter().copied()) {
-            let count = now.iter().filter(|other| **other == kind).count();
-            let labels = ObstacleLabels { target: target.to_owned(), kind };
-            self.in_the_way.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-    }
-
     /// Counts a run of a hook.
     pub(crate) fn hook_ran(&self, hook: &str, outcome: &'static str) {
         self.hooks.get_or_create(&HookLabels { hook: hook.to_owned(), outcome }).inc();
@@ -178,6 +147,7 @@ pub(crate) struct Gauges {
     failures: Family<HostLabel, Gauge>,
     skew: Family<HostLabel, Gauge>,
     target_ready: Family<TargetLabel, Gauge>,
+    in_the_way: Family<ObstacleLabels, Gauge>,
     hook_failing: Family<HookLabel, Gauge>,
     settings_rejected: Gauge,
 }
@@ -206,6 +176,7 @@ impl Gauges {
             failures: Family::default(),
             skew: Family::default(),
             target_ready: Family::default(),
+            in_the_way: Family::default(),
             hook_failing: Family::default(),
             settings_rejected: Gauge::default(),
         };
@@ -263,6 +234,11 @@ impl Gauges {
             Family::clone(&gauges.target_ready),
         );
         registry.register(
+            "in_the_way",
+            "Things that make readers of a target pass by its entries, by kind",
+            Family::clone(&gauges.in_the_way),
+        );
+        registry.register(
             "hook_failing",
             "1 if the last run of the hook failed",
             Family::clone(&gauges.hook_failing),
@@ -284,6 +260,7 @@ impl Gauges {
         }
         self.lifetime.clear();
         self.target_ready.clear();
+        self.in_the_way.clear();
         self.hook_failing.clear();
     }
 
@@ -312,9 +289,18 @@ impl Gauges {
         }
     }
 
-    pub(crate) fn set_target(&self, target: &str, is_ready: bool) {
+    pub(crate) fn set_target(
+        &self,
+        target: &str,
+        is_ready: bool,
+        in_the_way: impl Iterator<Item = &'static str>,
+    ) {
         let label = TargetLabel { target: target.to_owned() };
         self.target_ready.get_or_create(&label).set(is_ready.into());
+        for kind in in_the_way {
+            let labels = ObstacleLabels { target: target.to_owned(), kind };
+            self.in_the_way.get_or_create(&labels).inc();
+        }
     }
 
     pub(crate) fn set_hook(&self, hook: &str, is_failing: bool) {
@@ -480,7 +466,7 @@ mod tests {
     #[test]
     fn what_is_no_longer_kept_is_gone_from_the_gauges() {
         let metrics = Metrics::new();
-        metrics.gauges().set_target("/config.json", true);
+        metrics.gauges().set_target("/config.json", true, ["twin"].into_iter());
         assert!(metrics.text().contains("/config.json"));
         metrics.gauges();
         assert!(!metrics.text().contains("/config.json"));

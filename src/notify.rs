@@ -69,6 +69,8 @@ async fn keep_telling_to(
         told = now;
         let next =
             if pause > SLICE { clock.tick_after(Duration::ZERO) } else { clock.now() + pause };
+        // Nothing but time makes a credential expire.
+        let next = status.next_expiry().map_or(next, |expiry| next.min(expiry));
         let judged = status.judgement();
         let is_changed = async {
             // No more often than people read.

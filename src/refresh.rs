@@ -15,7 +15,7 @@ use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
 use crate::registry::{Answer, Verifier};
 use crate::schedule::{self, Failure, Issuer, Kind, Next, Reason};
 use crate::sources::{FetchError, Minted, Origin, Source};
-use crate::status::{Failing, Status, Verified};
+use crate::status::{Failing, SAME_EXPIRY, Status, Verified};
 
 /// Who is asked, and for whom.
 pub struct Assignment {
@@ -159,10 +159,14 @@ impl Refresh {
 
     /// Asks once, publishes what came, and says when to ask again.
     async fn fetch(&mut self, because: Reason) -> (Result<(), FetchError>, Next) {
-        let asked = match self.ask().await {
-            Ok(minted) => self.verified(minted).await,
-            Err(error) => Err(error),
-        };
+        let clock = self.clock.clone();
+        let asked = clock.attend(async {
+            match self.ask().await {
+                Ok(minted) => self.verified(minted).await,
+                Err(error) => Err(error),
+            }
+        });
+        let asked = asked.await;
         match asked {
             Ok(minted) => (Ok(()), self.succeeded(minted, because)),
             Err(error) => {
@@ -216,7 +220,7 @@ impl Refresh {
     async fn is_taken(&mut self) -> bool {
         self.verify_later();
         let Some(credential) = self.current.clone() else { return true };
-        let refusals = self.refusals(&credential).await;
+        let refusals = self.clock.attend(self.refusals(&credential)).await;
         for (host, detail) in &refusals {
             warn!(%host, detail, "the registry refuses the credential");
         }
@@ -259,8 +263,9 @@ impl Refresh {
                         debug!(%host, detail, "the registry could not be asked");
                     }
                 }
-                let heard = Verified { at: self.clock.now(), answer };
-                self.status.set_registry(&host, |registry| registry.verified = Some(heard));
+                let expires = credential.lifetime().expires();
+                let heard = Verified { at: self.clock.now(), answer, expires };
+                self.status.set_registry(&host, |registry| registry.hear(heard));
             }
         }
         refusals
@@ -396,10 +401,6 @@ const LONGEST_CACHED: Duration = Duration::from_secs(10);
 
 /// How long an issuer counts as being asked.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
-
-/// An expiry that is worked out from "expires in … seconds" moves by a second or
-/// two with each answer.
-const SAME_EXPIRY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,9 @@ pub use self::report::{
     Checks, CredentialReport, HookReport, NotKept, QuarterReport, Report, SettingsReport,
     TargetReport, Trouble, Verdict,
 };
-pub(crate) use self::state::{Failing, Hook, InTheWay, Registry, State, Target, Verified};
+pub(crate) use self::state::{
+    Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
+};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::metrics::{Metrics, RegistryGauges};
@@ -47,6 +49,8 @@ pub struct Status {
     pub metrics: Metrics,
     /// Changes when someone wants every target to look at its file again.
     look_again: watch::Sender<()>,
+    /// Since when a look has been wanted that has not come, by the monotonic clock.
+    look_wanted: Mutex<Option<Duration>>,
     pulses: Mutex<Vec<Pulse>>,
 }
 
@@ -75,6 +79,7 @@ impl Status {
             reported: Mutex::default(),
             metrics,
             look_again: watch::Sender::new(()),
+            look_wanted: Mutex::default(),
             pulses: Mutex::default(),
         }
     }
@@ -90,7 +95,8 @@ impl Status {
             let mut before = std::mem::take(&mut state.registries);
             for (host, origin) in registries {
                 let known = before.remove(&host).filter(|registry| registry.origin == origin);
-                state.registries.insert(host, known.unwrap_or_else(|| Registry::new(origin)));
+                let new = || Registry::new(origin, self.clock.now());
+                state.registries.insert(host, known.unwrap_or_else(new));
             }
             let mut before = std::mem::take(&mut state.targets);
             for (path, reader) in targets {
@@ -110,9 +116,11 @@ impl Status {
 
     /// Changes what is known.
     fn change(&self, change: impl FnOnce(&mut State)) {
-        self.state.send_modify(change);
-        // After it: who sees the new version sees the new state.
-        self.version.fetch_add(1, Ordering::Release);
+        self.state.send_modify(|state| {
+            change(state);
+            // Before anybody can see the state: who sees the new one sees the new version.
+            self.version.fetch_add(1, Ordering::Release);
+        });
     }
 
     /// Says what is wrong with the newest settings, if anything is.
@@ -129,7 +137,7 @@ impl Status {
     /// Everything, as it is now by the last looks at the targets.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report::of(&self.state.borrow(), self.started, &Moment::of(&self.clock))
+        Report::of(&self.state.borrow(), self.started, &self.moment())
     }
 
     /// Everything, after each target has looked at its file.
@@ -141,7 +149,7 @@ impl Status {
     /// Everything, by the last looks at the targets.
     pub(crate) fn last_report(&self) -> Arc<Report> {
         let version = self.version.load(Ordering::Acquire);
-        let at = Moment::of(&self.clock);
+        let at = self.moment();
         let mut reported = lock(&self.reported);
         if let Some((of, until, report)) = &*reported
             && *of == version
@@ -166,7 +174,7 @@ impl Status {
     #[must_use]
     pub fn judgement(&self) -> Judgement {
         let version = self.version.load(Ordering::Acquire);
-        let at = Moment::of(&self.clock);
+        let at = self.moment();
         let mut judged = lock(&self.judged);
         if let Some((of, judgement)) = *judged
             && of == version
@@ -179,29 +187,49 @@ impl Status {
         judgement
     }
 
+    fn moment(&self) -> Moment<'_> {
+        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
+        Moment { clock: &self.clock, now, monotonic, look_wanted: *lock(&self.look_wanted) }
+    }
+
     /// Waits until each target has looked at its file.
     ///
     /// A look that is younger than a second will do, and a target that does not answer
     /// in time counts with the look that it had.
     async fn look(&self) {
         let now = self.clock.monotonic();
-        let is_fresh = |state: &State| {
-            state.targets.iter().all(|target| {
-                // By the monotonic clock: one that was set back would make an old
-                // look new.
-                let age = |time| now.saturating_sub(time);
-                target.looked.is_some_and(|looked| age(looked) < LOOK_LASTS)
-                    // Whoever has waited for it so long in vain need not be followed.
-                    || target.busy_since.is_some_and(|since| age(since) >= LOOK_LIMIT)
-            })
+        // By the monotonic clock: one that was set back would make an old look new.
+        let all_looked_since = |state: &State, time: Duration| {
+            let mut targets = state.targets.iter();
+            targets.all(|target| target.looked.is_some_and(|looked| looked > time))
+        };
+        let fresh = now.checked_sub(LOOK_LASTS);
+        let is_fresh = |state: &State| match fresh {
+            Some(fresh) => all_looked_since(state, fresh),
+            // It is young itself.
+            None => state.targets.iter().all(|target| target.looked.is_some()),
         };
         if is_fresh(&self.state.borrow()) {
+            *lock(&self.look_wanted) = None;
             return;
         }
         let mut changes = self.state.subscribe();
+        let since = {
+            let mut wanted = lock(&self.look_wanted);
+            // One that was wanted before may have come meanwhile.
+            let open = wanted.filter(|since| !all_looked_since(&self.state.borrow(), *since));
+            *wanted.insert(open.unwrap_or(now))
+        };
+        if now.saturating_sub(since) >= LOOK_LIMIT {
+            // Whoever has waited for it so long in vain need not be followed.
+            self.look_again.send_replace(());
+            return;
+        }
         self.look_again.send_replace(());
         let wait = changes.wait_for(is_fresh);
-        drop(tokio::time::timeout(LOOK_LIMIT, wait).await);
+        if tokio::time::timeout(LOOK_LIMIT, wait).await.is_ok() {
+            *lock(&self.look_wanted) = None;
+        }
     }
 
     /// Whether every loop has turned lately. Nothing about a cloud or a disk
@@ -272,34 +300,43 @@ impl Status {
         reader(&self.state.borrow())
     }
 
-    /// What is counted, and what the gauges show at the moment of `report`.
-    pub(crate) fn metrics_text(&self, report: &Report) -> String {
+    /// What is counted, and what the gauges show, by the last looks at the targets.
+    pub(crate) fn metrics_text(&self) -> String {
+        let at = self.moment();
         let state = self.state.borrow();
         let gauges = self.metrics.gauges();
         let wall = |time: SystemTime| self.clock.to_wall(time);
+        let is_ready = readiness::judge(&state, &at).is_ready;
         // By the clock of then: it is a fact, and does not move when the clock is set.
-        gauges.set_process(report.is_ready(), state.bad_settings.is_some(), self.started_by_wall);
+        gauges.set_process(is_ready, state.bad_settings.is_some(), self.started_by_wall);
         for hook in &state.hooks {
             gauges.set_hook(&hook.name, hook.failing.is_some());
         }
-        for (check, (host, registry)) in report.checks.credentials.iter().zip(&state.registries) {
+        for (host, registry) in &state.registries {
             gauges.set_registry(
                 host,
                 &RegistryGauges {
-                    is_ready: check.status != Verdict::Fail,
+                    is_ready: readiness::lack(host, registry, &state.targets, &at).is_none(),
                     lifetime: registry.lifetime.map(Lifetime::length),
                     expiry: report::usable_until(host, registry, &state.targets).map(wall),
                     next_refresh: registry.next.map(|next| wall(next.at)),
                     last_success: registry.last_success.map(wall),
-                    failures: check.consecutive_failures,
+                    failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
                     skew: registry.skew.map_or(0, Skew::seconds),
                 },
             );
         }
-        for check in &report.checks.targets {
-            gauges.set_target(&check.component_id, check.status != Verdict::Fail);
+        for target in &state.targets {
+            let is_ready = !readiness::lacks_any(target, &state, &at);
+            let kinds = target.in_the_way.iter().map(|obstacle| obstacle.kind.as_str());
+            gauges.set_target(&target.path.display().to_string(), is_ready, kinds);
         }
         self.metrics.text()
+    }
+
+    /// When the next credential expires, if one has not yet.
+    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
+        readiness::next_expiry(&self.state.borrow(), self.clock.now())
     }
 
     /// Waits until a change makes it another judgement than this one.

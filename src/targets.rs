@@ -339,22 +339,19 @@ impl Target {
     async fn reconcile(&mut self, may_write: bool) -> Reconciled {
         let work = self.work(may_write);
         let looked = self.clock.monotonic();
-        self.status.set_target(&self.options.path, |target| target.busy_since = Some(looked));
         // The disk may take its time; the other loops must not wait for it.
-        let Ok((work, mut outcome)) = tokio::task::spawn_blocking(move || {
+        let turn = tokio::task::spawn_blocking(move || {
             let outcome = work.reconcile();
             (work, outcome)
-        })
-        .await
-        else {
+        });
+        let Ok((work, mut outcome)) = self.clock.attend(turn).await else {
             // Only a panic gets here, which ends the program where it is released.
             return Reconciled::Waiting;
         };
         if let Some(look) = outcome.look.as_ref().filter(|_| self.options.hidden == Hidden::Store) {
             let helpers = look.helpers.clone();
-            // A helper that takes its time is no disk that hangs.
-            self.status.set_target(&self.options.path, |target| target.busy_since = None);
-            if let Err(error) = self.store(&helpers).await {
+            let clock = self.clock.clone();
+            if let Err(error) = clock.attend(self.store(&helpers)).await {
                 outcome.error = outcome.error.or(Some(error));
             }
         }
@@ -382,9 +379,17 @@ impl Target {
                 if now.saturating_sub(stored.verified) < CHECK_EVERY {
                     continue;
                 }
-                if helper::holds(name, host, credential).await? {
-                    stored.verified = now;
-                    continue;
+                match helper::holds(name, host, credential).await {
+                    Ok(true) => {
+                        stored.verified = now;
+                        continue;
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        // Whoever asks it is no better off.
+                        self.stored.remove(host);
+                        return Err(error.into());
+                    }
                 }
             }
             self.stored.remove(host);
@@ -444,10 +449,12 @@ impl Target {
         let in_the_way = look.as_ref().map_or_else(Vec::new, |look| self.in_the_way(look, now));
         self.tell(&work, wrote, conflicts, was_overwritten, error.as_ref(), &in_the_way);
         let mut found = look.as_ref().map(|look| look.found.clone()).unwrap_or_default();
-        found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
+        if look.is_some() {
+            // Who cannot read the file does not learn whom to ask instead.
+            found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
+        }
         self.status.set_target(&self.options.path, |target| {
             target.looked = Some(looked);
-            target.busy_since = None;
             target.found = found;
             target.in_the_way = in_the_way;
             target.protection = protection.map(replace::Protection::as_str).or(target.protection);
@@ -455,8 +462,7 @@ impl Target {
                 target.verified = Some(now);
             }
             if wrote {
-                target.last_write = Some(now);
-                target.writes += 1;
+                target.wrote(now);
             }
             target.failing = match &error {
                 None => None,
@@ -506,8 +512,11 @@ impl Target {
                     .cloned()
                     .collect::<Vec<_>>()
             });
-            // With the credential in the helper it is in nobody's way.
-            let is_solved = asks_helper && hosts.is_empty() && !self.stored.is_empty();
+            // With the credential in the helper, or with the reader sent back to the file, it is
+            // in nobody's way.
+            let is_solved = asks_helper
+                && hosts.is_empty()
+                && (self.options.hidden == Hidden::TakeOver || !self.stored.is_empty());
             (!is_solved).then(|| InTheWay {
                 kind: obstacle.kind(),
                 message: obstacle.to_string(),
@@ -569,9 +578,6 @@ impl Target {
                 }
             }
         }
-        let kinds: Vec<_> = in_the_way.iter().map(|obstacle| obstacle.kind.as_str()).collect();
-        let before = known.iter().map(|obstacle| obstacle.kind.as_str());
-        self.status.metrics.set_in_the_way(&target_file, before, &kinds);
         for InTheWay { kind, message, .. } in
             in_the_way.iter().filter(|one| !known.iter().any(|known| known.is_same(one)))
         {

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["clock", "credential", "metrics", "registry", "schedule", "sources", "trouble"]),
     ("refresh", &["clock", "credential", "registry", "schedule", "sources", "status", "trouble"]),
     ("targets", &["clock", "credential", "schedule", "status", "trouble"]),
-    ("hooks", &["clock", "status", "trouble"]),
+    ("hooks", &["clock", "status", "targets", "trouble"]),
     ("page", &["status"]),
     ("http", &["clock", "credential", "metrics", "page", "status"]),
     ("config", &["credential", "hooks", "http", "sources", "targets"]),

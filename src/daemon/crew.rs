@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
-use crate::status::{Pulse, Status};
-use crate::targets::memory::Remembered;
+use crate::status::{Pulse, Registry, Status};
+use crate::targets::memory::{Memory, Remembered};
 use crate::targets::{self, Options, Shared, Target};
 
 /// All loops of a daemon.
@@ -87,7 +87,7 @@ impl Crew {
     }
 
     /// Lets the status speak of what the settings name, and of nothing else.
-    fn introduce(&self, settings: &Settings) {
+    pub(super) fn introduce(&self, settings: &Settings) {
         let registries = settings.registries.iter();
         let targets = settings.targets.iter();
         self.status.follow(
@@ -100,7 +100,7 @@ impl Crew {
     /// The parts of a single pass.
     pub(super) fn once(&mut self, settings: &Settings) -> (Vec<Refresh>, Vec<Target>, Vec<Hook>) {
         self.introduce(settings);
-        let remembered = remembered(settings);
+        let remembered = remembered(&settings.shared.memory);
         // Whoever runs it once looks at its exit code, and at nothing later.
         let is_verified = settings.verify.unwrap_or(true);
         let sources = settings.sources().into_iter();
@@ -128,7 +128,29 @@ impl Crew {
         }
         let known = self.let_go(settings).await;
         self.introduce(settings);
-        self.take_on(settings, known);
+        let (remembered, recalled) = self.recall(settings).await;
+        self.take_on(settings, known, &remembered, recalled);
+    }
+
+    /// What earlier runs wrote, and what is still good of it for issuers that are new here.
+    /// The disk may take its time, and nobody else is to wait for it.
+    async fn recall(&self, settings: &Settings) -> (Remembered, BTreeMap<Origin, Credential>) {
+        let mut sources = settings.sources();
+        sources.retain(|origin, _| !self.issuers.contains_key(origin));
+        let (targets, clock) = (settings.targets.clone(), self.clock.clone());
+        let memory = settings.shared.memory.clone();
+        let recalling = tokio::task::spawn_blocking(move || {
+            let remembered = remembered(&memory);
+            let recall = |(origin, hosts): (Origin, Vec<RegistryHost>)| {
+                let name = origin.to_string();
+                let found = targets::recall(&targets, &remembered, &hosts, &name, &clock)?;
+                Some((origin, found))
+            };
+            let recalled = sources.into_iter().filter_map(recall).collect();
+            (remembered, recalled)
+        });
+        // Only a panic gets here, which ends the program where it is released.
+        recalling.await.unwrap_or_default()
     }
 
     /// Ends the loops that have no place in the settings, and logs out what is gone. Gives
@@ -166,8 +188,11 @@ impl Crew {
             let mut targets = settings.targets.iter();
             let options = targets.find(|options| options.path == kept.options.path);
             if options == Some(&kept.options) && settings.shared == kept.shared {
-                if !gone_hosts.is_empty() {
-                    log_out(&kept.options, &kept.shared, is_logged_out).await;
+                if !gone_hosts.is_empty()
+                    && log_out(&kept.options, &kept.shared, is_logged_out).await
+                {
+                    let now = self.clock.now();
+                    self.status.set_target(&kept.options.path, |target| target.wrote(now));
                 }
                 self.files.push(kept);
                 continue;
@@ -182,7 +207,13 @@ impl Crew {
     }
 
     /// Starts the loops that are missing.
-    fn take_on(&mut self, settings: &Settings, mut known: BTreeMap<Origin, Credential>) {
+    fn take_on(
+        &mut self,
+        settings: &Settings,
+        mut known: BTreeMap<Origin, Credential>,
+        remembered: &Remembered,
+        mut recalled: BTreeMap<Origin, Credential>,
+    ) {
         // Before the targets' loops, whose first writes are to be told.
         for options in &settings.hooks {
             if !self.hooks.iter().any(|(known, _)| known == options) {
@@ -195,15 +226,9 @@ impl Crew {
             }
         }
         let is_verified = is_verified(settings);
-        let remembered = remembered(settings);
         for (origin, hosts) in settings.sources() {
             if !self.issuers.contains_key(&origin) {
-                let name = origin.to_string();
-                let recalled = || {
-                    let (targets, clock) = (&settings.targets, &self.clock);
-                    targets::recall(targets, &remembered, &hosts, &name, clock)
-                };
-                let credential = known.remove(&origin).or_else(recalled);
+                let credential = known.remove(&origin).or_else(|| recalled.remove(&origin));
                 let (whom, all) = (origin.clone(), hosts.clone());
                 let refresh = self.refresh(settings, whom, all, is_verified, credential);
                 let asked = self.ask.subscribe();
@@ -214,7 +239,7 @@ impl Crew {
         }
         for options in &settings.targets {
             if !self.files.iter().any(|kept| kept.options.path == options.path) {
-                let target = self.target(settings, options, &remembered);
+                let target = self.target(settings, options, remembered);
                 let task = self.spawn(&self.stop_keeping, |stop| target.run(stop));
                 let (options, shared) = (options.clone(), settings.shared.clone());
                 self.files.push(Kept { options, shared, task });
@@ -264,6 +289,11 @@ impl Crew {
             turns: Arc::clone(&self.turns),
             verifier: is_verified.then(|| Arc::clone(&self.verifier) as Arc<dyn Verifier>),
         };
+        if !is_verified {
+            for host in &assignment.hosts {
+                self.status.set_registry(host, Registry::forget_verification);
+            }
+        }
         let (clock, status) = (self.clock.clone(), Arc::clone(&self.status));
         let refresh =
             Refresh::new(assignment, clock, status, self.wanted.clone(), self.dice.fork());
@@ -335,26 +365,30 @@ fn is_verified(settings: &Settings) -> bool {
 }
 
 /// What was written in earlier runs.
-fn remembered(settings: &Settings) -> Remembered {
-    settings.shared.memory.load().unwrap_or_else(|error| {
+fn remembered(memory: &Memory) -> Remembered {
+    memory.load().unwrap_or_else(|error| {
         warn!(%error, "what was written before is not known");
         Remembered::default()
     })
 }
 
-/// Takes what we wrote for these hosts out of a target.
-async fn log_out(options: &Options, shared: &Shared, is_gone: impl Fn(&str) -> bool) {
+/// Takes what we wrote for these hosts out of a target. Says whether there was any.
+async fn log_out(options: &Options, shared: &Shared, is_gone: impl Fn(&str) -> bool) -> bool {
     let path = options.path.display();
     if !shared.memory.is_kept() {
         warn!(target_file = %path, "without a folder for `state` nothing can be logged out");
-        return;
+        return false;
     }
     match targets::log_out(options, &shared.memory, is_gone).await {
-        Ok(Ok(true)) => info!(target_file = %path, "logged out what the settings no longer name"),
+        Ok(Ok(true)) => {
+            info!(target_file = %path, "logged out what the settings no longer name");
+            return true;
+        }
         Ok(Ok(false)) => {}
         Ok(Err(error)) => warn!(target_file = %path, %error, "not logged out"),
         Err(error) => warn!(target_file = %path, %error, "not logged out"),
     }
+    false
 }
 
 /// How many issuers are asked at once; with a thousand registries in as many regions and

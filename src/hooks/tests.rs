@@ -69,16 +69,16 @@ async fn a_command_runs_after_a_change_and_only_then() {
     let bench = Bench::new();
     let mut hook =
         bench.hook(bench.script("printf '%s|' \"$@\" \"$FRESHCREDS_CHANGED\" >>said"), &[]);
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.read("said"), "");
     bench.write("/two.json");
-    hook.run_once().await;
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
+    hook.run_once(&CancellationToken::new()).await;
     // No shell has looked at the arguments.
     assert_eq!(bench.read("said"), "an argument|$HOME; `id`|/two.json|");
     bench.write("/one.json");
     bench.write("/two.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert!(bench.read("said").ends_with("|/one.json\n/two.json|"), "{}", bench.read("said"));
     assert_eq!(bench.trouble(), None);
     assert!(bench.status.report().checks.hooks[0].last_run.is_some());
@@ -89,10 +89,10 @@ async fn a_hook_of_one_target_does_not_care_for_others() {
     let bench = Bench::new();
     let mut hook = bench.hook(bench.script("echo ran >>said"), &["/one.json"]);
     bench.write("/two.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.read("said"), "");
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.read("said"), "ran\n");
 }
 
@@ -101,7 +101,7 @@ async fn the_environment_has_nothing_of_ours_that_could_be_secret() {
     let bench = Bench::new();
     let mut hook = bench.hook(bench.script("env >said"), &[]);
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     let said = bench.read("said");
     let names: Vec<_> = said.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     assert!(names.contains(&"PATH") && names.contains(&"FRESHCREDS_CHANGED"), "{said}");
@@ -114,23 +114,23 @@ async fn what_fails_is_told_and_counted_and_not_run_again_by_itself() {
     let bench = Bench::new();
     let mut hook = bench.hook(bench.script("echo ran >>said; test -e good || exit 7"), &[]);
     bench.write("/one.json");
-    hook.run_once().await;
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.read("said"), "ran\n");
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     let (kind, message, count) = bench.trouble().unwrap();
     assert_eq!((kind.as_str(), count), ("hook_failed", 2));
     assert!(message.ends_with("failed (exit code 7)"), "{message}");
     fs::File::create(bench.path("good")).unwrap();
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.trouble(), None);
 
     let action = Action::Run { program: "/nothing/here".to_owned(), arguments: Vec::new() };
     let mut hook = bench.hook(action, &[]);
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert!(bench.trouble().unwrap().1.contains("cannot be run"));
 }
 
@@ -139,7 +139,7 @@ async fn what_hangs_is_killed_with_all_that_it_started() {
     let bench = Bench::new();
     let mut hook = bench.hook(bench.script("sleep 600 & echo $! >child; wait"), &[]);
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.trouble().unwrap().0, "hook_timeout");
     let child = bench.read("child");
     let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
@@ -158,25 +158,25 @@ async fn a_signal_goes_to_the_process_that_a_file_names() {
     let pid_file = bench.path("pid");
     let tell = || Action::Tell { signal: "SIGHUP".parse().unwrap(), pid_file: pid_file.clone() };
     for (text, words) in
-        [(None, "cannot be read"), (Some("none\n"), "the number"), (Some("1\n"), "the number")]
+        [(None, "there is no"), (Some("none\n"), "the number"), (Some("1\n"), "the number")]
     {
         if let Some(text) = text {
             put(&pid_file, text);
         }
         let mut hook = bench.hook(tell(), &[]);
         bench.write("/one.json");
-        hook.run_once().await;
+        hook.run_once(&CancellationToken::new()).await;
         assert!(bench.trouble().unwrap().1.contains(words), "{:?}", bench.trouble());
     }
     let number = format!("{}\n", child.id().unwrap());
     put(&pid_file, &number);
     let mut hook = bench.hook(tell(), &[]);
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert_eq!(child.wait().await.unwrap().code(), Some(42));
     assert_eq!(bench.trouble(), None);
     bench.write("/one.json");
-    hook.run_once().await;
+    hook.run_once(&CancellationToken::new()).await;
     assert!(bench.trouble().unwrap().1.contains("cannot be told"), "{:?}", bench.trouble());
 }
 
@@ -194,6 +194,56 @@ async fn nobody_makes_us_signal_what_is_not_theirs() {
     assert!(matches!(error, HookError::Foreign { writer: 65534, .. }), "{error}");
     std::os::unix::fs::chown(&pid_file, Some(0), None).unwrap();
     tell("CONT".parse().unwrap(), &pid_file).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_processes_that_is_none_or_leads_astray_holds_up_nobody_and_is_refused() {
+    let bench = Bench::new();
+    let pid_file = bench.path("pid");
+    let own = std::process::id().to_string();
+    let made = std::process::Command::new("mkfifo").arg(&pid_file).status().unwrap();
+    assert!(made.success());
+    let error = tell("CONT".parse().unwrap(), &pid_file).unwrap_err();
+    assert!(error.to_string().contains("a pipe"), "{error}");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Somebody's link to a file of root's.
+    let (folder, roots) = (bench.path("theirs"), bench.path("roots"));
+    put(&roots, &own);
+    fs::create_dir(&folder).unwrap();
+    let link = folder.join("pid");
+    std::os::unix::fs::symlink(&roots, &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+    std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
+    let error = tell("CONT".parse().unwrap(), &link).unwrap_err();
+    assert!(matches!(error, HookError::File(FileError::ForeignLink { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn what_changed_just_before_the_end_is_told_and_what_takes_too_long_then_is_killed() {
+    for pause in [0, 20, 100, 250] {
+        let bench = Bench::new();
+        let hook = bench.hook(bench.script("echo ran >>said"), &[]);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(hook.run(stop.clone()));
+        bench.write("/one.json");
+        Clock::system().sleep(Duration::from_millis(pause)).await;
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(bench.read("said"), "ran\n", "{pause} ms");
+    }
+    let bench = Bench::new();
+    let hook = bench.hook(bench.script("echo $$ >said; sleep 600"), &[]);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(hook.run(stop.clone()));
+    bench.write("/one.json");
+    Clock::system().sleep(Duration::from_millis(500)).await;
+    stop.cancel();
+    running.await.unwrap();
+    let child = bench.read("said");
+    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    assert!(!child.is_empty() && (state.is_empty() || state.contains(") Z ")), "{state}");
 }
 
 #[tokio::test]

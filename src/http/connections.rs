@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -86,21 +86,20 @@ struct Places {
 
 struct Place {
     task: AbortHandle,
-    /// When it was taken, or a request came.
-    turn: Arc<AtomicU64>,
+    turn: Turn,
 }
 
 impl Places {
     fn take(&mut self, stream: Stream, routes: &Routes, stop: &CancellationToken) {
         self.make_room();
-        let turn = Turn { all: Arc::clone(&self.turns), last: Arc::default() };
+        let turn = Turn { all: Arc::clone(&self.turns), one: Arc::default() };
         turn.take();
-        let (routes, stop, last) = (routes.clone(), stop.clone(), Arc::clone(&turn.last));
+        let (routes, stop, its) = (routes.clone(), stop.clone(), turn.clone());
         let task = match stream {
-            Stream::Network(stream) => self.tasks.spawn(answer(stream, routes, turn, stop)),
-            Stream::Unix(stream) => self.tasks.spawn(answer(stream, routes, turn, stop)),
+            Stream::Network(stream) => self.tasks.spawn(answer(stream, routes, its, stop)),
+            Stream::Unix(stream) => self.tasks.spawn(answer(stream, routes, its, stop)),
         };
-        self.taken.push(Place { task, turn: last });
+        self.taken.push(Place { task, turn });
     }
 
     /// Hangs up on whoever has been silent for longest, if there is no place left.
@@ -109,7 +108,7 @@ impl Places {
             return;
         }
         let silent = self.taken.iter().enumerate();
-        let silent = silent.min_by_key(|(_, place)| place.turn.load(Ordering::Relaxed));
+        let silent = silent.min_by_key(|(_, place)| place.turn.rank());
         if let Some((index, _)) = silent {
             self.taken.swap_remove(index).task.abort();
         }
@@ -120,15 +119,36 @@ impl Places {
     }
 }
 
-/// Says when a connection last asked for something.
+/// Says when a connection was taken, or last asked for something, and whether it is being
+/// answered.
+#[derive(Clone)]
 struct Turn {
     all: Arc<AtomicU64>,
-    last: Arc<AtomicU64>,
+    one: Arc<One>,
+}
+
+#[derive(Default)]
+struct One {
+    last: AtomicU64,
+    is_answered: AtomicBool,
 }
 
 impl Turn {
     fn take(&self) {
-        self.last.store(self.all.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.one.last.store(self.all.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Who waits for an answer comes last, and among the others who asked last.
+    fn rank(&self) -> (bool, u64) {
+        (self.one.is_answered.load(Ordering::Relaxed), self.one.last.load(Ordering::Relaxed))
+    }
+
+    async fn answering<T>(self, answer: impl Future<Output = T>) -> T {
+        self.take();
+        self.one.is_answered.store(true, Ordering::Relaxed);
+        let answer = answer.await;
+        self.one.is_answered.store(false, Ordering::Relaxed);
+        answer
     }
 }
 
@@ -138,11 +158,8 @@ async fn answer(
     turn: Turn,
     stop: CancellationToken,
 ) {
-    let last = Arc::clone(&turn.last);
-    let service = service_fn(move |request| {
-        turn.take();
-        routes.clone().answer(request)
-    });
+    let one = Arc::clone(&turn.one);
+    let service = service_fn(move |request| turn.clone().answering(routes.clone().answer(request)));
     let connection = http1::Builder::new()
         // Without a timer the limit is not kept: https://github.com/tokio-rs/axum/issues/2741
         .timer(TokioTimer::new())
@@ -152,7 +169,7 @@ async fn answer(
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = stalled(&last) => {}
+        () = stalled(&one.last) => {}
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             // Its error would be the client's.

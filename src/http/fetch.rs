@@ -2,6 +2,7 @@
 //! in an image without a shell there is no curl.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -33,7 +34,9 @@ async fn get_status(address: &Address) -> Result<Bytes, FetchStatusError> {
     let unreachable = |source| FetchStatusError::Unreachable { address: address.clone(), source };
     let answer = match address {
         Address::Network(to) => {
-            ask(TcpStream::connect(to).await.map_err(unreachable)?, &to.to_string()).await
+            // Without the zone that an address of this machine may have.
+            let host = SocketAddr::new(to.ip(), to.port()).to_string();
+            ask(TcpStream::connect(to).await.map_err(unreachable)?, &host).await
         }
         Address::Unix(path) => {
             ask(UnixStream::connect(path).await.map_err(unreachable)?, "localhost").await

@@ -28,7 +28,8 @@ pub(super) enum Refusal {
 impl Guard {
     /// Lets in who asks for an address, `localhost`, or one of these names.
     pub(super) fn of_names(names: &[String]) -> Self {
-        Self { names: Some(names.to_vec()) }
+        let names = names.iter().map(|name| name.trim_end_matches('.').to_owned());
+        Self { names: Some(names.collect()) }
     }
 
     /// Whether a request is for us.

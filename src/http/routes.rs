@@ -79,7 +79,7 @@ async fn long(status: &Status, request: &Request<Incoming>) -> Response<Full<Byt
     match request.uri().path() {
         "/status" => full_status(status, request.headers()).await,
         "/metrics" => all_metrics(status, request.headers()).await,
-        _ => people(status, request.headers()).await,
+        _ => people(status).await,
     }
 }
 
@@ -181,6 +181,9 @@ async fn full_status(status: &Status, headers: &HeaderMap) -> Response<Full<Byte
     for check in &mut news.checks.credentials {
         (check.observed_value, check.usable_seconds) = (None, None);
     }
+    for check in &mut news.checks.targets {
+        check.verified = None;
+    }
     let tag = tag(&json(&news));
     if report.is_ready() && has(headers, &tag) {
         return not_modified(&tag);
@@ -196,8 +199,8 @@ fn json(report: &Report) -> String {
 }
 
 async fn all_metrics(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let report = status.fresh_report().await;
-    let open = status.metrics_text(&report);
+    status.fresh_judgement().await;
+    let open = status.metrics_text();
     let mut response = if wants_open_metrics(headers) {
         let mut response = text(StatusCode::OK, open);
         set(&mut response, header::CONTENT_TYPE, metrics::OPEN_METRICS);
@@ -225,19 +228,14 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn people(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
+async fn people(status: &Status) -> Response<Full<Bytes>> {
     let report = status.fresh_report().await;
-    let page = page::page(&report);
-    let tag = tag(&page);
-    if has(headers, &tag) {
-        return not_modified(&tag);
-    }
-    let mut response = text(StatusCode::OK, page);
+    let mut response = text(StatusCode::OK, page::page(&report));
     set(&mut response, header::CONTENT_TYPE, "text/html; charset=utf-8");
     set(&mut response, header::CONTENT_SECURITY_POLICY, page::content_security_policy());
     set(&mut response, header::REFERRER_POLICY, "no-referrer");
     set(&mut response, CROSS_ORIGIN_RESOURCE_POLICY, "same-origin");
-    tagged(response, &tag)
+    response
 }
 
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =

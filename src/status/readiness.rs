@@ -9,10 +9,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::state::{InTheWay, Registry, State, Target, Verified};
+use super::state::{InTheWay, Registry, State, Target};
 use crate::clock::Clock;
 use crate::credential::{Lifetime, RegistryHost};
-use crate::registry::Answer;
 use crate::schedule::Reason;
 use crate::trouble;
 
@@ -24,12 +23,8 @@ pub(super) struct Moment<'a> {
     pub(super) now: SystemTime,
     /// For how long the program has run.
     pub(super) monotonic: Duration,
-}
-
-impl<'a> Moment<'a> {
-    pub(super) fn of(clock: &'a Clock) -> Self {
-        Self { clock, now: clock.now(), monotonic: clock.monotonic() }
-    }
+    /// Since when a look at the targets has been wanted that has not come, likewise.
+    pub(super) look_wanted: Option<Duration>,
 }
 
 /// How it is, in short.
@@ -66,27 +61,32 @@ pub(super) fn judge(state: &State, at: &Moment<'_>) -> Judgement {
     Judgement { is_ready, is_spotless, until: good_until(state, at.now) }
 }
 
-/// The next moment at which a credential expires; at most a second away, since what is told
-/// counts in seconds.
+/// Until when what is told holds if nothing is changed: until a credential expires, and for a
+/// second at most, since it counts in seconds.
 pub(super) fn good_until(state: &State, now: SystemTime) -> SystemTime {
+    let at_most = now + JUDGEMENT_LASTS;
+    next_expiry(state, now).map_or(at_most, |next| next.min(at_most))
+}
+
+/// When the next credential expires, fetched or found.
+pub(super) fn next_expiry(state: &State, now: SystemTime) -> Option<SystemTime> {
     let fetched = state.registries.values().filter_map(|registry| registry.lifetime);
     let found = state.targets.iter().flat_map(|target| target.found.values().copied());
-    let ends = fetched.map(Lifetime::expires).chain(found).filter(|end| *end > now);
-    ends.fold(now + JUDGEMENT_LASTS, SystemTime::min)
+    fetched.map(Lifetime::expires).chain(found).filter(|end| *end > now).min()
 }
 
 /// What keeps a client from using the credential of a registry.
 pub(super) enum Lack<'a> {
     /// There is none.
-    Nothing { is_waiting: bool },
+    Nothing { is_waiting: bool, since: SystemTime },
     /// The newest one has expired.
     Expired { at: SystemTime, ago: Duration },
     /// The registry itself refuses it.
     Refused { detail: &'a str, at: SystemTime },
-    /// The disk does not say what is in the file.
+    /// Nobody has been able to look at the file.
     Unseen { path: &'a Path, verified: Option<SystemTime>, pause: Duration },
     /// It does not stand in the file.
-    Absent { path: &'a Path, verified: Option<SystemTime> },
+    Absent { path: &'a Path, since: SystemTime },
     /// The one that stands in the file has expired.
     ExpiredIn { path: &'a Path, at: SystemTime },
     /// The reader of the file passes by it.
@@ -102,31 +102,50 @@ pub(super) fn lack<'a>(
 ) -> Option<Lack<'a>> {
     let Some(life) = registry.lifetime else {
         let is_waiting = registry.next.is_some_and(|next| next.reason == Reason::Waiting);
-        return Some(Lack::Nothing { is_waiting });
+        return Some(Lack::Nothing { is_waiting, since: registry.since });
     };
     let expires = life.expires();
     if life.is_over(at.now) {
         let ago = at.now.duration_since(expires).unwrap_or_default();
         return Some(Lack::Expired { at: expires, ago });
     }
-    if let Some(Verified { answer: Answer::Refused { detail }, at }) = &registry.verified {
-        return Some(Lack::Refused { detail, at: *at });
+    if let Some(refused) = registry.refused.as_ref().filter(|refused| refused.is(expires)) {
+        return Some(Lack::Refused { detail: &refused.detail, at: refused.since });
     }
-    targets.iter().find_map(|target| {
-        let (path, verified) = (target.path.as_path(), target.verified);
-        let pause = target.busy_since.map(|since| at.monotonic.saturating_sub(since));
-        if let Some(pause) = pause.filter(|pause| *pause >= UNSEEN_AFTER) {
-            return Some(Lack::Unseen { path, verified, pause });
-        }
-        match target.found.get(host) {
-            None => Some(Lack::Absent { path, verified }),
-            Some(expires) if *expires <= at.now => Some(Lack::ExpiredIn { path, at: *expires }),
-            Some(_) => {
-                let obstacle = target.in_the_way.iter().find(|one| one.hidden.contains(host))?;
-                Some(Lack::PassedBy { path, reader: target.reader, obstacle })
-            }
-        }
-    })
+    targets.iter().find_map(|target| lack_in(target, host, registry, at))
+}
+
+/// What keeps the reader of a target from using the credential of `host` that stands there.
+fn lack_in<'a>(
+    target: &'a Target,
+    host: &RegistryHost,
+    registry: &'a Registry,
+    at: &Moment<'_>,
+) -> Option<Lack<'a>> {
+    let (path, verified) = (target.path.as_path(), target.verified);
+    // A look that came after it was wanted is one that was not waited for in vain.
+    let wanted = at.look_wanted.filter(|since| target.looked.is_none_or(|looked| looked <= *since));
+    let pause = wanted.map(|since| at.monotonic.saturating_sub(since));
+    if let Some(pause) = pause.filter(|pause| *pause >= UNSEEN_AFTER) {
+        return Some(Lack::Unseen { path, verified, pause });
+    }
+    let Some(expires) = target.found.get(host) else {
+        return Some(Lack::Absent { path, since: verified.unwrap_or(registry.since) });
+    };
+    if *expires <= at.now {
+        return Some(Lack::ExpiredIn { path, at: *expires });
+    }
+    if let Some(refused) = registry.refused.as_ref().filter(|refused| refused.is(*expires)) {
+        return Some(Lack::Refused { detail: &refused.detail, at: refused.since });
+    }
+    let obstacle = target.in_the_way.iter().find(|one| one.hidden.contains(host))?;
+    Some(Lack::PassedBy { path, reader: target.reader, obstacle })
+}
+
+/// Whether the reader of a target misses the credential of any registry.
+pub(super) fn lacks_any(target: &Target, state: &State, at: &Moment<'_>) -> bool {
+    let mut registries = state.registries.iter();
+    registries.any(|(host, registry)| lack_in(target, host, registry, at).is_some())
 }
 
 impl Lack<'_> {
@@ -144,11 +163,11 @@ impl Lack<'_> {
     /// Since when, as far as it is known.
     pub(super) fn since(&self) -> Option<SystemTime> {
         match self {
-            Self::Nothing { .. } => None,
+            Self::Nothing { since, .. } | Self::Absent { since, .. } => Some(*since),
             Self::Expired { at, .. } | Self::Refused { at, .. } | Self::ExpiredIn { at, .. } => {
                 Some(*at)
             }
-            Self::Unseen { verified, .. } | Self::Absent { verified, .. } => *verified,
+            Self::Unseen { verified, .. } => *verified,
             Self::PassedBy { obstacle, .. } => Some(obstacle.since),
         }
     }
@@ -160,10 +179,10 @@ impl fmt::Display for Lack<'_> {
             humantime::format_duration(Duration::from_secs(duration.as_secs()))
         };
         match self {
-            Self::Nothing { is_waiting: true } => {
+            Self::Nothing { is_waiting: true, .. } => {
                 write!(formatter, "waiting for a credential: {}", Reason::Waiting)
             }
-            Self::Nothing { is_waiting: false } => {
+            Self::Nothing { is_waiting: false, .. } => {
                 formatter.write_str("there is no credential yet")
             }
             Self::Expired { ago, .. } => {
@@ -174,7 +193,7 @@ impl fmt::Display for Lack<'_> {
             }
             Self::Unseen { path, pause, .. } => write!(
                 formatter,
-                "nobody knows what is in {}: the disk has not answered for {}",
+                "nobody knows what is in {}: it could not be looked at for {}",
                 path.display(),
                 seconds(pause)
             ),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::history::Quarter;
-use super::readiness::{Moment, lack};
+use super::readiness::{Moment, lack, lacks_any};
 use super::state::{Failing, Hook, InTheWay, Registry, State, Target};
 use crate::credential::RegistryHost;
 use crate::registry::Answer;
@@ -433,12 +433,7 @@ pub(super) fn usable_until(
 }
 
 fn target(target: &Target, state: &State, at: &Moment<'_>) -> TargetReport {
-    let is_in_vain = target.in_the_way.iter().any(|obstacle| !obstacle.hidden.is_empty());
-    let lacks_one = state
-        .registries
-        .iter()
-        .any(|(host, registry)| registry.lifetime.is_some() && !target.found.contains_key(host));
-    let status = if is_in_vain || lacks_one || target.looked.is_none() {
+    let status = if lacks_any(target, state, at) || target.looked.is_none() {
         Verdict::Fail
     } else if target.failing.is_some() || !target.in_the_way.is_empty() {
         Verdict::Warn

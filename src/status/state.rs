@@ -25,6 +25,8 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     pub(crate) origin: Origin,
+    /// When it was named.
+    pub(crate) since: SystemTime,
     pub(crate) identity: Option<String>,
     pub(crate) lifetime: Option<Lifetime>,
     /// How far its issuer's clock was from ours when it was asked last.
@@ -34,18 +36,42 @@ pub(crate) struct Registry {
     /// The last failure, until a fetch succeeds.
     pub(crate) failing: Option<Failing>,
     pub(crate) next: Option<Next>,
-    /// What the registry itself said to the credential, if it was asked.
+    /// What the registry itself said when it was asked last.
     pub(crate) verified: Option<Verified>,
+    /// The last time that it refused a token which it has not taken since.
+    pub(crate) refused: Option<Refused>,
     /// What came of the fetches of the last day.
     pub(crate) history: History,
 }
 
-/// What a registry said to its credential.
+/// What a registry said to a token.
 #[derive(Clone, Debug)]
 pub(crate) struct Verified {
     pub(crate) at: SystemTime,
     pub(crate) answer: Answer,
+    /// Which token it was: the one that expires then.
+    pub(crate) expires: SystemTime,
 }
+
+/// A token that a registry refuses.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) since: SystemTime,
+    pub(crate) detail: String,
+    expires: SystemTime,
+}
+
+impl Refused {
+    /// Whether it is the token that expires then.
+    pub(crate) fn is(&self, expires: SystemTime) -> bool {
+        let [earlier, later] = [self.expires.min(expires), self.expires.max(expires)];
+        later.duration_since(earlier).unwrap_or_default() < SAME_EXPIRY
+    }
+}
+
+/// An expiry that is worked out from "expires in … seconds" moves by a second or two with
+/// each answer.
+pub(crate) const SAME_EXPIRY: Duration = Duration::from_secs(5);
 
 /// What is known about a target.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +79,6 @@ pub(crate) struct Target {
     pub(crate) path: PathBuf,
     /// When the file was last looked at, by the monotonic clock.
     pub(crate) looked: Option<Duration>,
-    /// Since when a look or a write has been under way, by the monotonic clock.
-    pub(crate) busy_since: Option<Duration>,
     /// When it was last found to be as it should.
     pub(crate) verified: Option<SystemTime>,
     pub(crate) last_write: Option<SystemTime>,
@@ -82,6 +106,14 @@ pub(crate) struct InTheWay {
     pub(crate) hidden: Vec<RegistryHost>,
     /// When it was first found there.
     pub(crate) since: SystemTime,
+}
+
+impl Target {
+    /// It was changed by us.
+    pub(crate) fn wrote(&mut self, now: SystemTime) {
+        self.last_write = Some(now);
+        self.writes += 1;
+    }
 }
 
 impl InTheWay {
@@ -127,8 +159,31 @@ impl Failing {
 }
 
 impl Registry {
-    pub(super) fn new(origin: Origin) -> Self {
+    /// The registry was asked whether it takes a token.
+    pub(crate) fn hear(&mut self, heard: Verified) {
+        match &heard.answer {
+            Answer::Refused { detail } => {
+                let known = self.refused.as_ref().filter(|known| known.is(heard.expires));
+                let since = known.map_or(heard.at, |known| known.since);
+                let (detail, expires) = (detail.clone(), heard.expires);
+                self.refused = Some(Refused { since, detail, expires });
+            }
+            Answer::Taken if self.refused.as_ref().is_some_and(|one| one.is(heard.expires)) => {
+                self.refused = None;
+            }
+            Answer::Taken | Answer::Unknown { .. } => {}
+        }
+        self.verified = Some(heard);
+    }
+
+    /// Nobody asks it any more, so nobody knows.
+    pub(crate) fn forget_verification(&mut self) {
+        (self.verified, self.refused) = (None, None);
+    }
+
+    pub(super) fn new(origin: Origin, since: SystemTime) -> Self {
         Self {
+            since,
             origin,
             identity: None,
             lifetime: None,
@@ -138,6 +193,7 @@ impl Registry {
             failing: None,
             next: None,
             verified: None,
+            refused: None,
             history: History::default(),
         }
     }

@@ -2,6 +2,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 use crate::credential::Lifetime;
+use crate::registry::Answer;
 use crate::schedule::{Next, Reason};
 
 fn host(text: &str) -> RegistryHost {
@@ -131,6 +132,112 @@ async fn a_target_that_does_not_answer_does_not_hold_up_an_answer() {
     let asked = status.clock.monotonic();
     assert!(status.fresh_report().await.is_ready());
     assert_eq!(status.clock.monotonic() - asked, LOOK_LIMIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_could_look_at_for_half_a_minute_nobody_knows() {
+    let status = status();
+    fetch(&status, HOUR);
+    status.clock.sleep(HOUR / 2).await;
+    // Nobody has asked for long, so nobody has looked.
+    assert!(status.fresh_report().await.is_ready());
+    status.clock.sleep(readiness::UNSEEN_AFTER - LOOK_LIMIT * 2).await;
+    let asked = status.clock.monotonic();
+    assert!(status.fresh_judgement().await.is_ready);
+    assert_eq!(status.clock.monotonic(), asked, "it is waited for once");
+    status.clock.sleep(LOOK_LIMIT * 2).await;
+    assert!(!status.fresh_judgement().await.is_ready);
+    let report = status.fresh_report().await;
+    assert_eq!(report.checks.credentials[0].not_ready.as_ref().unwrap().kind, "unseen");
+    assert_eq!(report.checks.targets[0].status, Verdict::Fail);
+    // The look comes at last.
+    status.set_target(Path::new("/config.json"), |target| {
+        target.looked = Some(status.clock.monotonic());
+    });
+    assert!(status.fresh_judgement().await.is_ready);
+    // Later on it is another one that is wanted.
+    status.clock.sleep(HOUR / 10).await;
+    assert!(status.fresh_judgement().await.is_ready);
+}
+
+/// The registry was asked about the token that expires then.
+fn ask_registry(status: &Status, expires: SystemTime, is_taken: bool) {
+    let refused = || Answer::Refused { detail: "401".to_owned() };
+    let answer = if is_taken { Answer::Taken } else { refused() };
+    let at = status.clock.now();
+    status.set_registry(&host("gcr.io"), |registry| {
+        registry.hear(Verified { at, answer, expires });
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_refuses_is_the_token_that_stands_in_the_file() {
+    let status = status();
+    fetch(&status, HOUR);
+    let old = status.clock.now() + HOUR;
+    ask_registry(&status, old, false);
+    assert!(!status.judgement().is_ready);
+    // A new one is taken, and cannot be written.
+    status.clock.sleep(HOUR / 2).await;
+    let now = status.clock.now();
+    let new = Lifetime::new(now, now + HOUR);
+    status.set_registry(&host("gcr.io"), |registry| registry.lifetime = Some(new));
+    ask_registry(&status, new.expires(), true);
+    assert!(!status.judgement().is_ready, "the old one stands in the file");
+    status.set_target(Path::new("/config.json"), |target| {
+        target.found = BTreeMap::from([(host("gcr.io"), new.expires())]);
+    });
+    assert!(status.judgement().is_ready);
+    ask_registry(&status, new.expires(), false);
+    assert!(!status.judgement().is_ready);
+    ask_registry(&status, new.expires(), true);
+    assert!(status.judgement().is_ready);
+    ask_registry(&status, new.expires(), false);
+    status.set_registry(&host("gcr.io"), Registry::forget_verification);
+    assert!(status.judgement().is_ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_and_its_metrics_are_as_good_as_what_stands_in_it() {
+    let status = status();
+    assert_eq!(status.report().checks.targets[0].status, Verdict::Fail, "there is nothing yet");
+    fetch(&status, HOUR);
+    let since = status.clock.now();
+    let twin = InTheWay {
+        kind: trouble::Kind::Twin,
+        message: "a twin".to_owned(),
+        hidden: Vec::new(),
+        since,
+    };
+    status.set_target(Path::new("/config.json"), |target| target.in_the_way = vec![twin]);
+    assert_eq!(status.report().checks.targets[0].status, Verdict::Warn);
+    let ready = "freshcreds_target_ready{target=\"/config.json\"} 1";
+    let hidden = "freshcreds_in_the_way{target=\"/config.json\",kind=\"twin\"} 1";
+    let text = status.metrics_text();
+    assert!(text.contains(ready) && text.contains(hidden), "{text}");
+    status.clock.sleep(HOUR).await;
+    assert_eq!(status.report().checks.targets[0].status, Verdict::Fail);
+    let text = status.metrics_text();
+    assert!(!text.contains(ready) && text.contains("freshcreds_ready 0"), "{text}");
+    // A target that the settings no longer name has nothing in its way.
+    status.follow([(host("gcr.io"), Origin::Google)], [], []);
+    assert!(!status.metrics_text().contains("in_the_way{"), "{}", status.metrics_text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_cloud_or_a_disk_turns_and_who_waits_for_nothing_hangs() {
+    let status = status();
+    let clock = status.clock.clone();
+    let waiting = clock.clone();
+    let work = async move { waiting.attend(std::future::pending::<()>()).await };
+    let attending = tokio::spawn(status.pulse().watch(work));
+    clock.sleep(HOUR).await;
+    assert!(status.is_live());
+    let lost = tokio::spawn(status.pulse().watch(std::future::pending::<()>()));
+    clock.sleep(PULSE_LIMIT * 2).await;
+    assert!(!status.is_live());
+    attending.abort();
+    lost.abort();
 }
 
 #[tokio::test(start_paused = true)]

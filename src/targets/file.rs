@@ -31,6 +31,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// Who owns the file, if there is one.
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        Some(self.file.as_ref()?.metadata().ok()?.uid())
+    }
+
     /// Whether another name leads to the file, by a hard link.
     pub(super) fn has_another_name(&self) -> bool {
         let metadata = self.file.as_ref().map(File::metadata);
@@ -210,7 +216,8 @@ pub enum FileError {
     },
     /// Something else has the name.
     #[error("{} is {what}, not a file{}", path.display(), if *what == "a folder" {
-        ": docker makes one where the file of a bind mount is missing; remove it" } else { "" })]
+        ": name the file in it; if docker made it, in the place of a mounted file that was \
+         missing, remove it" } else { "" })]
     NotAFile {
         /// Where.
         path: PathBuf,

@@ -155,8 +155,8 @@ async fn run(
     input: &SecretString,
 ) -> Result<SecretString, HelperError> {
     let owned = || name.to_owned();
-    // The name comes out of a file that others write.
-    if name.contains('/') {
+    // The name comes out of a file that others write, and goes into messages.
+    if name.contains('/') || name.chars().any(char::is_control) {
         return Err(HelperError::BadName { name: name.escape_default().to_string() });
     }
     let cannot_run = |source| HelperError::CannotRun { name: owned(), source };

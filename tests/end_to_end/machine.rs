@@ -238,13 +238,18 @@ impl Daemon {
         found.with_context(|| format!("it did not come about; the log:\n{}", self.log()))?
     }
 
-    /// Sends a request as it is, and gives the whole answer.
+    /// Asks for a path, and gives the whole answer.
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
+        self.get_with(path, "").await
+    }
+
+    /// The same, with more headers.
+    pub(crate) async fn get_with(&self, path: &str, headers: &str) -> Result<String> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let mut stream = tokio::net::TcpStream::connect(self.address).await?;
         let request =
-            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         timeout(LIMIT, stream.read_to_string(&mut answer)).await.context("no answer")??;
