@@ -157,9 +157,14 @@ async fn stopped_again(signals: &mut Signals, clock: &Clock) -> &'static str {
 async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<Settings, String>) {
     match reload() {
         Ok(settings) => {
-            if (&settings.listen, &settings.allowed_hosts) != (&first.listen, &first.allowed_hosts)
-            {
-                warn!("`listen` or `allowed_hosts` has changed, which only a restart heeds");
+            for (key, has_changed) in [
+                ("listen", settings.listen != first.listen),
+                ("allowed_hosts", settings.allowed_hosts != first.allowed_hosts),
+                ("log_format or log_level", settings.log != first.log),
+            ] {
+                if has_changed {
+                    warn!(key, "this setting has changed, which only a restart heeds");
+                }
             }
             crew.follow(&settings).await;
             crew.status.set_bad_settings(None);

@@ -32,7 +32,16 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let common = &cli.common;
-    let file = read(common).map_err(wrong)?;
+    let file = match (read(common), &cli.command) {
+        (Ok(file), _) => file,
+        // A daemon that runs does so by settings that were good, and is to be asked even if
+        // those of now are not.
+        (Err(error), Command::Check(_) | Command::Status(_)) => {
+            print(&mut io::stderr(), &format!("warning: {error}"));
+            File::default()
+        }
+        (Err(error), _) => return Err(wrong(error)),
+    };
     let log = start_log(&cli.command, common, &file)?;
     // One provider for every TLS connection, whoever makes it. It is the first to
     // be installed, so this cannot fail.
@@ -124,7 +133,11 @@ async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
     let memory = settings::memory(&options, file).map_err(wrong)?;
     let results = targets::logout(&targets, &memory).await.map_err(failed)?;
     if results.is_empty() {
-        print(&mut io::stderr(), "nothing is known to have been written");
+        let where_kept = match memory.folder() {
+            Some(folder) => format!("in {}; another folder is named by --state", folder.display()),
+            None => "without a `state` folder".to_owned(),
+        };
+        print(&mut io::stderr(), &format!("nothing is known to have been written ({where_kept})"));
     }
     let mut code = ExitCode::SUCCESS;
     for (path, result) in results {
@@ -251,7 +264,10 @@ fn failed(error: impl Into<Box<dyn Error>>) -> Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match error {
-            DaemonError::Listen { .. } => wrong(error),
+            // Whoever has the address may be about to end.
+            DaemonError::Listen { ref source, .. } if source.kind() != io::ErrorKind::AddrInUse => {
+                wrong(error)
+            }
             DaemonError::StoppedAtOnce => Self { is_urgent: true, ..failed(error) },
             _ => failed(error),
         }

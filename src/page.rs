@@ -374,7 +374,10 @@ fn source(check: &CredentialReport) -> String {
         other => escape(other),
     };
     let identity = check.identity.as_deref().map_or_else(
-        || "no identity yet".to_owned(),
+        || {
+            if check.issued.is_some() { "from an earlier run" } else { "no identity yet" }
+                .to_owned()
+        },
         |identity| format!("<bdi>{}</bdi>", prose(identity)),
     );
     format!("<span class=\"kind\">{kind}</span> <span>{identity}</span>")

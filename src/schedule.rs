@@ -37,7 +37,7 @@ pub struct Next {
 pub enum Reason {
     /// There is nothing yet.
     First,
-    /// Half of the life is over.
+    /// About half of the life is over: twins do not ask together.
     HalfLife,
     /// The issuer gives no new token before the last minutes.
     LastMinutes,
@@ -59,12 +59,12 @@ impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::First => "there is no credential yet",
-            Self::HalfLife => "half of its life is over",
+            Self::HalfLife => "about half of its life is over",
             Self::LastMinutes => "its issuer gives no new one before its last minutes",
             Self::SameToken => "its issuer gave the same one again",
             Self::Waiting => "network and identity may not be there yet",
             Self::Retry => "the last fetch failed",
-            Self::RetrySlowly => "the last fetch was refused, and will be until someone acts",
+            Self::RetrySlowly => "the last fetch failed in a way that lasts until someone acts",
             Self::Signal => "SIGUSR1 asked for it",
             Self::Refused => "the registry refuses the one before",
         })

@@ -134,7 +134,7 @@ fn target(check: &TargetReport, now: Option<SystemTime>, page: &Page) -> Vec<Lin
     let watched = if check.watched_by == "poll" { "polled" } else { "watched" };
     let mut facts = vec![format!("{} reads it", page.harmless(&check.reader)), watched.to_owned()];
     facts.extend(check.protection.as_ref().map(|words| page.harmless(words)));
-    facts.push(format!("verified {}", ago(check.verified.as_ref(), now)));
+    facts.push(format!("in order {}", ago(check.verified.as_ref(), now)));
     facts.push(format!("written {}", ago(check.last_write.as_ref(), now)));
     item(check.status, &check.component_id, &facts, page)
 }

@@ -43,10 +43,10 @@ kinds! {
         "give this process an identity: a role of the machine or the pod, a key file, a profile"
     /// The identity is no good.
     BadCredentials "bad_credentials"
-        "renew or replace the key, token or profile that the message names"
+        "renew the key, token or profile that the message speaks of, or log in again (`gcloud auth application-default login`, `aws sso login`)"
     /// The identity is known and may not.
     Denied "denied"
-        "allow this identity what the message names (ECR: ecr:GetAuthorizationToken on `*`)"
+        "allow this identity what the message names (ECR: ecr:GetAuthorizationToken on `*`), or replace a key that it calls invalid"
     /// The service said no, without saying whether for good.
     Refused "refused"
         "see whether the key or account is still valid; it is asked again by itself"
@@ -151,10 +151,10 @@ kinds! {
     // --- What is in a reader's way ---------------------------------------------------------
     /// `credsStore` is set.
     CredsStore "creds_store"
-        "remove `credsStore` from the file, or set `hidden` for the target"
+        "remove `credsStore` from the file, or set `hidden` in a [[target]] of the settings"
     /// `credHelpers` names the registry.
     CredHelper "cred_helper"
-        "remove the line from `credHelpers`, or set `hidden` for the target"
+        "remove the line from `credHelpers`, or set `hidden` in a [[target]] of the settings"
     /// An entry of somebody's that docker cannot decode.
     UnreadableEntry "unreadable_entry"
         "log that registry out and in again, or remove its entry"
@@ -180,7 +180,7 @@ kinds! {
         "mend the settings file, and send SIGHUP"
     /// A hook's program failed, or could not be run.
     HookFailed "hook_failed"
-        "run the hook's command by hand, as the user that freshcreds runs as; it runs again after the next change, or at SIGUSR1"
+        "run the command by hand, as the user that freshcreds runs as, or see which process the PID file names; it runs again after the next change, or at SIGUSR1"
     /// A hook's program took too long.
     HookTimeout "hook_timeout"
         "see what the command waits for, or give the hook a longer `timeout`"

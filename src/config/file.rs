@@ -43,7 +43,10 @@ pub struct File {
 
 /// A `[[hook]]` table.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "expected a table: `[[hook]]`, and `command = [...]` below it"
+)]
 pub struct HookTable {
     /// What it is called; the program's name, or the signal and the file, if it is left out.
     pub name: Option<String>,
@@ -61,7 +64,10 @@ pub struct HookTable {
 
 /// A `[[target]]` table.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "expected a table: `[[target]]`, and `path = \"FILE\"` below it"
+)]
 pub struct TargetTable {
     /// The file.
     pub path: PathBuf,
@@ -91,7 +97,11 @@ pub enum Id {
 
 /// A `[[registry]]` table.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "expected a table: `[[registry]]`, and `host = \"HOST\"` below it; hosts alone go into \
+                 `registries = [\"HOST\"]`"
+)]
 pub struct RegistryTable {
     /// `HOST` or `HOST:PORT`.
     pub host: String,
@@ -175,6 +185,9 @@ mod tests {
 
         let message = File::parse("[[registry]]\nhosts = \"gcr.io\"\n").unwrap_err();
         assert!(message.ends_with("hint: did you mean `host`?"), "{message}");
+
+        let message = File::parse("registry = [\"gcr.io\"]\n").unwrap_err();
+        assert!(message.contains("line 1") && message.contains("`registries = ["), "{message}");
 
         let message = File::parse("zzz = 1\n").unwrap_err();
         assert!(!message.contains("did you mean"), "{message}");

@@ -23,6 +23,8 @@ pub struct Settings {
     pub listen: Option<Address>,
     /// By which names it is asked, besides addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// What the file says about the log's form and level.
+    pub log: [Option<String>; 2],
     /// What is kept fresh, in order and without repetition.
     pub registries: Vec<Registry>,
     /// Where it is kept.
@@ -81,6 +83,7 @@ impl Settings {
         Ok(Self {
             listen: listen(options, file)?,
             allowed_hosts: allowed_hosts(options, file)?,
+            log: [file.log_format.clone(), file.log_level.clone()],
             registries: registries(options, file)?,
             hooks: hooks(file, &targets)?,
             targets,
@@ -267,6 +270,9 @@ pub enum BadSettings {
          a `signal` and a `pid_file`, and not both"
     )]
     NoAction,
+    /// A path that depends on where one is.
+    #[error("`{0}` in a [[hook]] depends on the folder that one is in: write the whole path")]
+    Relative(String),
     /// Two hooks of one name.
     #[error("two hooks are called `{0}`: give one of them another `name`")]
     TwoHooks(String),
@@ -519,6 +525,12 @@ fn hooks(file: &File, targets: &[Target]) -> Result<Vec<Hook>, BadSettings> {
 fn hook(table: &HookTable, targets: &[Target]) -> Result<Hook, BadSettings> {
     let HookTable { name, command, signal, pid_file, targets: named, timeout } = table;
     let action = match (command.as_deref(), signal, pid_file) {
+        (Some([program, ..]), None, None) if is_relative(program) => {
+            return Err(BadSettings::Relative(program.clone()));
+        }
+        (None, Some(_), Some(pid_file)) if pid_file.is_relative() => {
+            return Err(BadSettings::Relative(pid_file.display().to_string()));
+        }
         (Some([program, arguments @ ..]), None, None) if !program.is_empty() => {
             Action::Run { program: program.clone(), arguments: arguments.to_vec() }
         }
@@ -543,6 +555,11 @@ fn hook(table: &HookTable, targets: &[Target]) -> Result<Hook, BadSettings> {
         Some(path) => Err(BadSettings::NoSuchTarget { name, path: path.clone() }),
         None => Ok(Hook { name, action, targets: named, limit }),
     }
+}
+
+/// Whether a program is named by a path from wherever one is; a bare name is looked up in `PATH`.
+fn is_relative(program: &str) -> bool {
+    program.contains('/') && !program.starts_with('/')
 }
 
 fn fetch_timeout(file: &File) -> Result<Duration, BadSettings> {

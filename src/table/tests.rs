@@ -202,7 +202,7 @@ fn all_is_well_at_a_glance() {
     FILES
     ✓ pass  /root/.docker/config.json
             docker reads it, watched, leased
-            exchange, verified 0s ago,
+            exchange, in order 0s ago,
             written 2h 59m ago
     "#);
     insta::assert_snapshot!(shown(&healthy(), 60), @r#"
@@ -219,7 +219,7 @@ fn all_is_well_at_a_glance() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified
+            docker reads it, watched, leased exchange, in order
             0s ago, written 2h 59m ago
     "#);
     insta::assert_snapshot!(shown(&healthy(), 80), @r#"
@@ -235,7 +235,7 @@ fn all_is_well_at_a_glance() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h
             59m ago
     "#);
     insta::assert_snapshot!(shown(&healthy(), 120), @r#"
@@ -250,7 +250,7 @@ fn all_is_well_at_a_glance() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
     "#);
     insta::assert_snapshot!(table(&healthy(), &FILE), @r#"
     ✓ 3 of 3 registries are ready
@@ -263,7 +263,7 @@ fn all_is_well_at_a_glance() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
     "#);
 }
 
@@ -290,7 +290,7 @@ fn what_needs_attention_comes_before_what_is_well() {
     FILES
     ✓ pass  /root/.docker/config.json
             docker reads it, watched, leased
-            exchange, verified 0s ago,
+            exchange, in order 0s ago,
             written 2h 59m ago
 
     HOOKS
@@ -330,7 +330,7 @@ fn what_needs_attention_comes_before_what_is_well() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified
+            docker reads it, watched, leased exchange, in order
             0s ago, written 2h 59m ago
 
     HOOKS
@@ -364,7 +364,7 @@ fn what_needs_attention_comes_before_what_is_well() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h
             59m ago
 
     HOOKS
@@ -395,7 +395,7 @@ fn what_needs_attention_comes_before_what_is_well() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
 
     HOOKS
     ! warn  systemctl reload kubelet
@@ -437,7 +437,7 @@ fn what_does_not_work_comes_first() {
     FILES
     ✗ fail  /root/.docker/config.json
             docker reads it, watched, leased
-            exchange, verified 0s ago,
+            exchange, in order 0s ago,
             written 2h 59m ago
 
     HOOKS
@@ -496,7 +496,7 @@ fn what_does_not_work_comes_first() {
 
     FILES
     ✗ fail  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified
+            docker reads it, watched, leased exchange, in order
             0s ago, written 2h 59m ago
 
     HOOKS
@@ -544,7 +544,7 @@ fn what_does_not_work_comes_first() {
 
     FILES
     ✗ fail  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h
             59m ago
 
     HOOKS
@@ -587,7 +587,7 @@ fn what_does_not_work_comes_first() {
 
     FILES
     ✗ fail  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
 
     HOOKS
     ! warn  systemctl reload kubelet
@@ -627,7 +627,7 @@ fn what_does_not_work_comes_first() {
 
     FILES
     ✗ fail  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
 
     HOOKS
     ! warn  systemctl reload kubelet
@@ -715,7 +715,7 @@ fn two_hundred_registries_with_one_trouble() {
     ! warn  100000000189.dkr.ecr.eu-west-1…            ░░██│█████  9h 00m  in 3h 00m
     ! warn  100000000190.dkr.ecr.eu-west-1…            ░░██│█████  9h 00m  in 3h 00m
     [...]
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h
             59m ago
 
     TROUBLES
@@ -737,7 +737,7 @@ fn two_hundred_registries_with_one_trouble() {
     [...]
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h 59m ago
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h 59m ago
 
     TROUBLES
     ! 100000000188.dkr.ecr.eu-west-1.amazonaws.com, 100000000189.dkr.ecr.eu-west-1.amazonaws.com,
@@ -771,7 +771,7 @@ fn a_low_terminal_shows_the_worst_and_how_much_more_there_is() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified 0s ago, written 2h
+            docker reads it, watched, leased exchange, in order 0s ago, written 2h
             59m ago
 
     TROUBLES
@@ -809,7 +809,7 @@ fn a_locale_without_unicode_gets_ascii() {
 
     FILES
     x fail  /home/zo\u{eb}/config.json
-            docker reads it, watched, leased exchange, verified
+            docker reads it, watched, leased exchange, in order
             0s ago, written 2h 59m ago
 
     HOOKS
@@ -890,7 +890,7 @@ fn nobody_answers() {
 
     FILES
     ✓ pass  /root/.docker/config.json
-            docker reads it, watched, leased exchange, verified
+            docker reads it, watched, leased exchange, in order
             0s ago, written 2h 59m ago
     "#);
 }

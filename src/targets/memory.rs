@@ -31,6 +31,12 @@ impl Memory {
         Self { folder }
     }
 
+    /// Where something is remembered, if it is.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// Whether there is a folder to remember something in.
     #[must_use]
     pub fn is_kept(&self) -> bool {

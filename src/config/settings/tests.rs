@@ -111,3 +111,55 @@ fn what_cannot_be_used_says_what_to_do() {
     let message = Settings::new(&twice, &File::default()).unwrap_err().to_string();
     assert!(message.contains("named twice"), "{message}");
 }
+
+#[test]
+fn a_hook_does_one_thing_under_one_name() {
+    let settings = |text: &str| {
+        let file = toml::from_str(&format!("registries = [\"gcr.io\"]\n{text}")).unwrap();
+        Settings::new(&Options::default(), &file)
+    };
+    let hooks = settings(
+        "docker_config = [\"/c.json\"]\n\
+         [[hook]]\ncommand = [\"/usr/bin/reload\", \"a b\"]\n\
+         [[hook]]\nsignal = \"SIGHUP\"\npid_file = \"/run/x.pid\"\ntargets = [\"/c.json\"]\n",
+    )
+    .unwrap()
+    .hooks;
+    assert_eq!(hooks[0].name, "reload");
+    assert_eq!(hooks[0].limit, DEFAULT_LIMIT);
+    let arguments = vec!["a b".to_owned()];
+    assert_eq!(hooks[0].action, Action::Run { program: "/usr/bin/reload".to_owned(), arguments });
+    assert_eq!(hooks[1].name, "SIGHUP to /run/x.pid");
+    assert_eq!(hooks[1].targets, [Path::new("/c.json")]);
+    for (text, words) in [
+        ("[[hook]]\n", "needs a `command`"),
+        ("[[hook]]\ncommand = []\n", "needs a `command`"),
+        ("[[hook]]\ncommand = [\"\"]\n", "needs a `command`"),
+        ("[[hook]]\nsignal = \"HUP\"\n", "a `pid_file`"),
+        ("[[hook]]\ncommand = [\"x\"]\nsignal = \"HUP\"\npid_file = \"/x\"\n", "not both"),
+        ("[[hook]]\nsignal = \"KILL\"\npid_file = \"/x\"\n", "`USR1`"),
+        ("[[hook]]\nsignal = \"HUP\"\npid_file = \"x.pid\"\n", "the whole path"),
+        ("[[hook]]\ncommand = [\"bin/x\"]\n", "the whole path"),
+        ("[[hook]]\ncommand = [\"x\"]\ntimeout = \"0s\"\n", "from 1s to 10m"),
+        ("[[hook]]\nsignal = \"HUP\"\npid_file = \"/x\"\ntimeout = \"9s\"\n", "needs no `timeout`"),
+        ("[[hook]]\ncommand = [\"x\"]\ntargets = [\"/other\"]\n", "no target"),
+        ("[[hook]]\ncommand = [\"x\"]\n[[hook]]\ncommand = [\"/bin/x\"]\n", "another `name`"),
+    ] {
+        let message = settings(text).unwrap_err().to_string();
+        assert!(message.contains(words), "{text}: {message}");
+    }
+}
+
+#[test]
+fn names_that_the_endpoint_is_asked_by_are_names() {
+    let settings = |names: &[&str]| {
+        let file = toml::from_str("registries = [\"gcr.io\"]").unwrap();
+        let allowed_hosts = names.iter().map(|name| (*name).to_owned()).collect();
+        Settings::new(&Options { allowed_hosts, ..Options::default() }, &file)
+    };
+    let names = ["freshcreds", "health.example.com."];
+    assert_eq!(settings(&names).unwrap().allowed_hosts, names);
+    for name in ["*", "http://x", "a b", "x:8099"] {
+        assert!(settings(&[name]).unwrap_err().to_string().contains("no name of a host"), "{name}");
+    }
+}
