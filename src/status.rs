@@ -8,6 +8,7 @@ mod history;
 mod readiness;
 mod report;
 mod state;
+mod troubles;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -27,6 +28,7 @@ pub use self::report::{
 pub(crate) use self::state::{
     Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
 };
+pub use self::troubles::{Thing, Wrong};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::metrics::{Metrics, RegistryGauges};

@@ -75,8 +75,9 @@ fn sheet(report: &Report, page: &Page) -> Sheet {
     let mut hooks: Vec<&HookReport> = report.checks.hooks.iter().collect();
     hooks.sort_by_key(|check| std::cmp::Reverse(check.status));
     section(&mut rest, "HOOKS", hooks.iter().flat_map(|check| hook(check, now, page)));
-    let troubles = troubles::of(report);
-    section(&mut rest, "TROUBLES", troubles.iter().flat_map(|one| one.lines(now, page)));
+    let troubles = report.troubles();
+    let lines = troubles.iter().flat_map(|one| troubles::lines(one, now, page));
+    section(&mut rest, "TROUBLES", lines);
     Sheet { head, rows, rest }
 }
 

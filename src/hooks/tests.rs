@@ -64,6 +64,19 @@ fn put(path: &Path, text: &str) {
     fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
+/// Waits until a process has been killed, which takes a moment.
+async fn ends(number: &str) {
+    let stat = format!("/proc/{}/stat", number.trim().parse::<u32>().unwrap());
+    for _ in 0..300 {
+        let state = fs::read_to_string(&stat).unwrap_or_default();
+        if state.is_empty() || state.contains(") Z ") {
+            return;
+        }
+        Clock::system().sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{number} goes on");
+}
+
 #[tokio::test]
 async fn a_command_runs_after_a_change_and_only_then() {
     let bench = Bench::new();
@@ -141,9 +154,7 @@ async fn what_hangs_is_killed_with_all_that_it_started() {
     bench.write("/one.json");
     hook.run_once(&CancellationToken::new()).await;
     assert_eq!(bench.trouble().unwrap().0, "hook_timeout");
-    let child = bench.read("child");
-    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    ends(&bench.read("child")).await;
 }
 
 #[tokio::test]
@@ -241,9 +252,7 @@ async fn what_changed_just_before_the_end_is_told_and_what_takes_too_long_then_i
     Clock::system().sleep(Duration::from_millis(500)).await;
     stop.cancel();
     running.await.unwrap();
-    let child = bench.read("said");
-    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-    assert!(!child.is_empty() && (state.is_empty() || state.contains(") Z ")), "{state}");
+    ends(&bench.read("said")).await;
 }
 
 #[tokio::test]

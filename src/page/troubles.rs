@@ -1,93 +1,14 @@
-//! Everything that is wrong, each thing once: what a hundred registries of one issuer meet
-//! with is one trouble, and what hides an entry is the trouble of its file.
+//! Everything that is wrong, and what to do about it.
 
 use std::time::SystemTime;
 
 use super::pictures::icon;
 use super::words::{count, escape, hour, lasting, prose, slug};
-use crate::status::{CredentialReport, Report, TargetReport, Trouble, Verdict};
-
-/// One thing that is wrong, and where.
-struct Wrong<'a> {
-    verdict: Verdict,
-    trouble: &'a Trouble,
-    noun: &'static str,
-    /// The registries, or the one file or hook.
-    places: Vec<&'a str>,
-    /// The registries that a file's trouble concerns.
-    hosts: Vec<&'a str>,
-}
-
-/// All of it, the worst first.
-fn all(report: &Report) -> Vec<Wrong<'_>> {
-    let checks = &report.checks;
-    let mut all: Vec<Wrong<'_>> = Vec::new();
-    for target in &checks.targets {
-        for trouble in target.last_error.iter().chain(&target.in_the_way) {
-            all.push(Wrong::of(target.status, trouble, "file", &target.component_id));
-        }
-    }
-    for check in &checks.credentials {
-        if let Some(trouble) = &check.not_ready {
-            match all.iter_mut().find(|wrong| wrong.explains(trouble)) {
-                Some(wrong) => {
-                    wrong.verdict = Verdict::Fail;
-                    wrong.hosts.push(&check.component_id);
-                }
-                None => add(&mut all, check, trouble),
-            }
-        }
-        if let Some(trouble) = &check.last_error {
-            add(&mut all, check, trouble);
-        }
-    }
-    for hook in &checks.hooks {
-        if let Some(trouble) = &hook.last_error {
-            all.push(Wrong::of(hook.status, trouble, "hook", &hook.component_id));
-        }
-    }
-    for settings in &checks.settings {
-        all.push(Wrong::of(settings.status, &settings.last_error, "settings", "The new settings"));
-    }
-    all.sort_by_key(|wrong| std::cmp::Reverse(wrong.verdict));
-    all
-}
-
-fn add<'a>(all: &mut Vec<Wrong<'a>>, check: &'a CredentialReport, trouble: &'a Trouble) {
-    let same = |wrong: &&mut Wrong<'_>| {
-        let other = wrong.trouble;
-        wrong.noun == "registry" && other.kind == trouble.kind && other.message == trouble.message
-    };
-    match all.iter_mut().find(same) {
-        Some(wrong) => {
-            wrong.verdict = wrong.verdict.max(check.status);
-            wrong.places.push(&check.component_id);
-            // Of many, the one that has lasted the longest tells the most.
-            if trouble.since < wrong.trouble.since {
-                wrong.trouble = trouble;
-            }
-        }
-        None => all.push(Wrong::of(check.status, trouble, "registry", &check.component_id)),
-    }
-}
-
-impl<'a> Wrong<'a> {
-    fn of(verdict: Verdict, trouble: &'a Trouble, noun: &'static str, place: &'a str) -> Self {
-        Self { verdict, trouble, noun, places: vec![place], hosts: Vec::new() }
-    }
-
-    /// Whether a registry is not ready because of this trouble of a file.
-    fn explains(&self, trouble: &Trouble) -> bool {
-        self.noun == "file"
-            && self.trouble.kind == trouble.kind
-            && trouble.message.ends_with(&self.trouble.message)
-            && trouble.message.contains(self.places[0])
-    }
-}
+use crate::status::{CredentialReport, Report, TargetReport, Thing, Verdict, Wrong};
 
 /// A section about all of it; nothing if nothing is wrong.
 pub(super) fn section(report: &Report, now: SystemTime) -> String {
-    let all = all(report);
+    let all = report.troubles();
     if all.is_empty() {
         return String::new();
     }
@@ -95,7 +16,7 @@ pub(super) fn section(report: &Report, now: SystemTime) -> String {
     let mut groups: Vec<Vec<&Wrong<'_>>> = Vec::new();
     for wrong in &all {
         let same = |group: &&mut Vec<&Wrong<'_>>| {
-            group[0].noun == wrong.noun && group[0].places == wrong.places
+            group[0].thing == wrong.thing && group[0].places == wrong.places
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(wrong),
@@ -111,15 +32,17 @@ pub(super) fn section(report: &Report, now: SystemTime) -> String {
 
 /// What is wrong with the same registries, file or hook; the worst comes first.
 fn item(group: &[&Wrong<'_>], report: &Report, now: SystemTime) -> String {
-    let Some(Wrong { verdict, noun, places, .. }) = group.first() else { return String::new() };
+    let Some(Wrong { verdict, thing, places, .. }) = group.first() else { return String::new() };
     // The same registries can be in several groups, but never the same kinds of trouble.
     let kinds: Vec<&str> = group.iter().map(|wrong| wrong.trouble.kind.as_str()).collect();
     let first = places.first().copied().unwrap_or_default();
     let id = format!("trouble-{}-{}", slug(&kinds.join("-")), slug(first));
-    let heading = match (&places[..], *noun) {
-        ([one], "hook") => format!("The hook {}", escape(one)),
+    let heading = match (&places[..], *thing) {
+        ([one], Thing::Hook) => format!("The hook {}", escape(one)),
+        (_, Thing::Settings) => "The new settings".to_owned(),
         ([one], _) => escape(one),
-        (many, noun) => count(many.len(), noun),
+        // Only registries come in numbers.
+        (many, _) => count(many.len(), "registry"),
     };
     let list = if places.len() > 1 {
         format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use freshcreds::status::Verdict as Health;
 
 use crate::cloud::Options;
@@ -212,4 +212,45 @@ async fn a_check_can_wait_for_a_daemon_that_is_not_there_yet() -> Result<()> {
     ended_with(&done?, 0)?;
     let done = machine.freshcreds(&["check", "--wait", "1s"]).await?;
     ended_with(&done, 1)
+}
+
+#[tokio::test]
+async fn a_daemon_is_asked_even_if_the_settings_of_now_are_broken() -> Result<()> {
+    let (machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let daemon = machine.daemon().await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    machine.more_settings("no_such_key = 1\n")?;
+    let listen = daemon.address().to_string();
+    for arguments in [&["check", "--listen", &listen][..], &["status", "--listen", &listen]] {
+        let done = machine.freshcreds(arguments).await?;
+        ended_with(&done, 0)?;
+        assert!(done.stderr.contains("no_such_key"), "{}", done.stderr);
+    }
+    // Who would act by them does not.
+    ended_with(&machine.freshcreds(&["once"]).await?, 2)
+}
+
+#[tokio::test]
+async fn a_socket_in_the_file_system_is_asked_by_its_name() -> Result<()> {
+    let (mut machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let socket = machine.home().join("health.sock");
+    let listen = format!("unix:{}", socket.display());
+    machine.set("FRESHCREDS_LISTEN", &listen);
+    let mut command = machine.command(crate::machine::PROGRAM);
+    let mut child = command.arg("run").stderr(std::process::Stdio::null()).spawn()?;
+    ended_with(&machine.freshcreds(&["check", "--wait", "20s"]).await?, 0)?;
+    let curl = machine
+        .command("curl")
+        .args(["--silent", "--unix-socket"])
+        .arg(&socket)
+        .arg("http://freshcreds/readyz")
+        .output()
+        .await?;
+    assert_eq!(String::from_utf8_lossy(&curl.stdout), "ready\n");
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let pid = id.and_then(rustix::process::Pid::from_raw).context("it has ended")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    assert!(child.wait().await?.success());
+    assert!(!socket.exists());
+    Ok(())
 }
