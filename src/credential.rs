@@ -1,6 +1,7 @@
 //! What is kept fresh: the [`RegistryHost`] a credential is for, the
 //! [`Credential`] itself, and its [`Lifetime`].
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +19,13 @@ use thiserror::Error;
 /// does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryHost(Box<str>);
+
+/// A map by host can be asked by a key of `config.json`: equal ones are the same text.
+impl Borrow<str> for RegistryHost {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl RegistryHost {
     /// The host as it is written in `config.json`, with its port.

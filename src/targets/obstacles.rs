@@ -2,6 +2,7 @@
 //!
 //! Each rule is what the real clients do; `tests/end_to_end/in_vain.rs` asks them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine;
@@ -203,33 +204,36 @@ pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader
     // One is enough to say what to do, and a file can have thousands of each.
     let mut is_first_unreadable = reader == Reader::Docker;
     let mut spellings = 0;
+    let by_name: BTreeMap<&str, &RegistryHost> =
+        hosts.iter().map(|host| (host.as_str(), host)).collect();
     for entry in document.entries() {
         if is_first_unreadable && !is_readable(entry) {
             is_first_unreadable = false;
             obstacles.push(Obstacle::UnreadableEntry { key: shorten(&entry.key) });
         }
-        for host in hosts.iter().filter(|host| host.as_str() != entry.key) {
-            if spellings == MOST_SPELLINGS {
-                break;
+        let (name, spelling) = spelling(&entry.key);
+        if name == entry.key || spellings == MOST_SPELLINGS {
+            continue;
+        }
+        let Some(host) = by_name.get(name) else { continue };
+        spellings += 1;
+        let (host, key) = (RegistryHost::clone(host), shorten(&entry.key));
+        match spelling {
+            Spelling::Twin => obstacles.push(Obstacle::Twin { host, key }),
+            Spelling::Part if reader == Reader::Podman => {
+                obstacles.push(Obstacle::PathKey { host, key });
             }
-            spellings += usize::from(spelling(&entry.key, host).is_some());
-            let key = shorten(&entry.key);
-            match spelling(&entry.key, host) {
-                Some(Spelling::Twin) => obstacles.push(Obstacle::Twin { host: host.clone(), key }),
-                Some(Spelling::Part) if reader == Reader::Podman => {
-                    obstacles.push(Obstacle::PathKey { host: host.clone(), key });
-                }
-                _ => {}
-            }
+            Spelling::Part => {}
         }
     }
     obstacles
 }
 
-/// Whether `key` is another spelling of the whole of `host`.
+/// The host of which `key` is another spelling, if it is of the whole of one.
 #[must_use]
-pub fn is_twin(key: &str, host: &RegistryHost) -> bool {
-    key != host.as_str() && spelling(key, host) == Some(Spelling::Twin)
+pub fn twin_of(key: &str) -> Option<&str> {
+    let (name, spelling) = spelling(key);
+    (name != key && spelling == Spelling::Twin).then_some(name)
 }
 
 /// The program that gives `reader` the credential of `host` instead of `auths`, if
@@ -258,20 +262,18 @@ enum Spelling {
     Part,
 }
 
-/// How a key of `auths` is about a host: with a scheme, or with a path.
-fn spelling(key: &str, host: &RegistryHost) -> Option<Spelling> {
+/// Which host a key of `auths` is about, and how: with a scheme, or with a path.
+fn spelling(key: &str) -> (&str, Spelling) {
     let scheme = ["https://", "http://"].into_iter().find(|scheme| key.starts_with(scheme));
     let bare = &key[scheme.map_or(0, str::len)..];
     let (name, path) = bare.split_once('/').map_or((bare, None), |(name, path)| (name, Some(path)));
-    if name != host.as_str() {
-        return None;
-    }
-    match path {
-        None | Some("" | "v1" | "v1/" | "v2" | "v2/") => Some(Spelling::Twin),
+    let spelling = match path {
+        None | Some("" | "v1" | "v1/" | "v2" | "v2/") => Spelling::Twin,
         // A scheme and a path: docker takes the host of it.
-        Some(_) if scheme.is_some() => Some(Spelling::Twin),
-        Some(_) => Some(Spelling::Part),
-    }
+        Some(_) if scheme.is_some() => Spelling::Twin,
+        Some(_) => Spelling::Part,
+    };
+    (name, spelling)
 }
 
 /// Whether docker can read an entry, ours or not: without an `auth`, or with one

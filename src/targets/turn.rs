@@ -144,7 +144,7 @@ impl Work {
             return None;
         }
         let changed = self.wanted.iter().filter(|(host, entry)| {
-            self.written.get(host).is_none_or(|written| !written.is(&entry.auth))
+            self.written.get(*host).is_none_or(|written| !written.is(&entry.auth))
         });
         let changed: Vec<_> = changed.map(|(host, entry)| (host, &entry.auth)).collect();
         // Then it is the file that changed, and a whole turn reads that.
@@ -345,14 +345,12 @@ impl Work {
 
     fn is_unwanted(&self, document: &Document<'_>, key: &str, auth: Option<&SecretString>) -> bool {
         if self.options.hidden == Hidden::TakeOver
-            && self.wanted.keys().any(|host| obstacles::is_twin(key, host))
+            && obstacles::twin_of(key).is_some_and(|host| self.wanted.contains_key(host))
         {
             return true;
         }
-        let Some((host, auth)) = self.hosts.keys().find(|host| host.as_str() == key).zip(auth)
-        else {
-            return false;
-        };
+        let known = self.hosts.get_key_value(key).map(|(host, _)| host);
+        let Some((host, auth)) = known.zip(auth) else { return false };
         let Some(expires) = self.expiry_of(host, auth) else { return false };
         let is_over = self.shared.remove_expired && expires <= self.clock.now();
         is_over || self.is_stored(document, host)
