@@ -422,20 +422,21 @@ def be_a_crowd(address):
     for _ in range(SLOW_CLIENTS):
         come()
     print("all are here", flush=True)
-    returns = 0
+    away = returns = 0
     while True:
         time.sleep(0.01)
         for key, _ in selector.select(0):
             if key.fileobj is sys.stdin:
                 print(returns, flush=True)
                 return
-        # Those who were hung up on can be read, and there is nothing to read.
-        gone = [key.fileobj for key, _ in selector.select(0)][:RETURNS_AT_ONCE]
-        for client in gone:
-            selector.unregister(client)
-            client.close()
+            # Who was hung up on can be read, and there is nothing to read.
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+            away += 1
+        for _ in range(min(away, RETURNS_AT_ONCE)):
             come()
-        returns += len(gone)
+            away -= 1
+            returns += 1
 
 
 REGISTRIES = 1000

@@ -53,6 +53,8 @@ pub struct Status {
     look_again: watch::Sender<()>,
     /// Since when a look has been wanted that has not come, by the monotonic clock.
     look_wanted: Mutex<Option<Duration>>,
+    /// When a look was asked for last ahead of its time, in milliseconds of that clock.
+    asked_ahead: AtomicU64,
     pulses: Mutex<Vec<Pulse>>,
 }
 
@@ -82,6 +84,7 @@ impl Status {
             metrics,
             look_again: watch::Sender::new(()),
             look_wanted: Mutex::default(),
+            asked_ahead: AtomicU64::new(0),
             pulses: Mutex::default(),
         }
     }
@@ -213,6 +216,14 @@ impl Status {
         };
         if is_fresh(&self.state.borrow()) {
             *lock(&self.look_wanted) = None;
+            // The next one is made before it is needed, so that who asks all the time never
+            // waits for it.
+            let is_aging = now.checked_sub(LOOK_LASTS / 2);
+            let is_aging =
+                is_aging.is_some_and(|time| !all_looked_since(&self.state.borrow(), time));
+            if is_aging && self.asks_ahead(now) {
+                self.look_again.send_replace(());
+            }
             return;
         }
         let mut changes = self.state.subscribe();
@@ -232,6 +243,20 @@ impl Status {
         if tokio::time::timeout(LOOK_LIMIT, wait).await.is_ok() {
             *lock(&self.look_wanted) = None;
         }
+    }
+
+    /// Whether a look is to be asked for ahead of its time: not again before the one that was
+    /// asked for last can have come.
+    fn asks_ahead(&self, now: Duration) -> bool {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let last = self.asked_ahead.load(Ordering::Relaxed);
+        let pause = u64::try_from((LOOK_LASTS / 4).as_millis()).unwrap_or(u64::MAX);
+        // Of several who ask at once, one does.
+        now.saturating_sub(last) >= pause
+            && self
+                .asked_ahead
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Whether every loop has turned lately. Nothing about a cloud or a disk

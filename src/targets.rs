@@ -118,13 +118,15 @@ pub struct Target {
     clock: Clock,
     status: Arc<Status>,
     wanted: Receiver<Wanted>,
+    /// What of it is written into a file, made when it changes.
+    entries: Option<Arc<Entries>>,
     dice: fastrand::Rng,
     /// What the last look found, if the file needs no second one while it stays
     /// the same.
     seen: Option<(file::Identity, Look)>,
     /// What stood in the file when it last was as it should be. Should a write fail,
     /// that is what still stands there, and it may still be good.
-    written: Entries,
+    written: Arc<Entries>,
     /// What we wrote in earlier runs.
     traces: Traces,
     /// What credential helpers have of us.
@@ -157,7 +159,8 @@ impl Target {
             wanted,
             dice,
             seen: None,
-            written: Entries::new(),
+            entries: None,
+            written: Arc::default(),
             traces: Traces::new(),
             stored: BTreeMap::new(),
             is_prepared: false,
@@ -193,7 +196,6 @@ impl Target {
         loop {
             let wait = retry.max(self.tug.until);
             let may_write = wait.is_none_or(|at| at <= self.clock.now());
-            self.wanted.mark_unchanged();
             match self.reconcile(may_write).await {
                 Reconciled::AsWanted => retry = None,
                 Reconciled::Failed(at) => retry = Some(at),
@@ -219,6 +221,7 @@ impl Target {
                     return;
                 }
                 Ok(()) = self.wanted.changed() => {
+                    self.entries = None;
                     // Others come at the same moment when the daemon starts.
                     self.clock.sleep(COALESCE).await;
                     retry = None;
@@ -243,7 +246,6 @@ impl Target {
 
     /// Makes the file hold what it should, once. Says whether it does.
     pub async fn run_once(&mut self) -> bool {
-        self.wanted.mark_unchanged();
         matches!(self.reconcile(true).await, Reconciled::AsWanted)
     }
 
@@ -317,7 +319,11 @@ impl Target {
 
     /// What a turn at the file needs.
     fn work(&mut self, may_write: bool) -> Work {
-        let wanted: Entries = self.wanted.borrow().iter().map(Entry::of).collect();
+        let wanted = match self.entries.take() {
+            Some(known) if !self.wanted.has_changed().unwrap_or(false) => known,
+            _ => Arc::new(self.wanted.borrow_and_update().iter().map(Entry::of).collect()),
+        };
+        self.entries = Some(Arc::clone(&wanted));
         let hosts = self.status.read(|state| {
             let registries = state.registries.iter();
             registries.map(|(host, registry)| (host.clone(), registry.origin.to_string())).collect()
@@ -416,8 +422,7 @@ impl Target {
     /// as it should be.
     fn take_note(&mut self, work: Work, outcome: Outcome, looked: Duration) -> Reconciled {
         let now = self.clock.now();
-        let was_overwritten =
-            outcome.wrote && work.wanted == self.written && !self.written.is_empty();
+        let was_overwritten = outcome.wrote && work.is_as_written() && !self.written.is_empty();
         let Outcome {
             look,
             wrote,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -32,9 +33,9 @@ pub(super) struct Work {
     pub(super) clock: Clock,
     /// The registries and who gives their credentials.
     pub(super) hosts: BTreeMap<RegistryHost, String>,
-    pub(super) wanted: Entries,
+    pub(super) wanted: Arc<Entries>,
     /// What stood in the file when it last was as it should be.
-    pub(super) written: Entries,
+    pub(super) written: Arc<Entries>,
     /// What we wrote in earlier runs.
     pub(super) traces: Traces,
     /// What the last look found, if the file needs no second one while it stays
@@ -95,7 +96,7 @@ impl Work {
         let mut outcome = Outcome { is_prepared: self.is_prepared, ..Outcome::default() };
         if let Some((identity, look)) = &self.seen
             && self.is_prepared
-            && self.wanted == self.written
+            && self.is_as_written()
             && self.may_write
             && !self.has_expired()
             && Identity::at(&self.options.path).is_ok_and(|now| now == *identity)
@@ -125,6 +126,11 @@ impl Work {
         }
         outcome.error = Some(TargetError::Contended { path: self.options.path.clone() });
         outcome
+    }
+
+    /// Whether what is wanted is what was written last.
+    pub(super) fn is_as_written(&self) -> bool {
+        Arc::ptr_eq(&self.wanted, &self.written) || self.wanted == self.written
     }
 
     /// Changes entries that stood in the file before, where nothing else is to be done:
@@ -389,7 +395,7 @@ impl Work {
         helpers: &BTreeMap<String, (String, String)>,
     ) -> Result<(), super::memory::MemoryError> {
         self.shared.memory.update(&self.options.path, |traces| {
-            for (host, entry) in &self.wanted {
+            for (host, entry) in &*self.wanted {
                 let trace = traces.entry(host.to_string()).or_default();
                 trace.add(Token {
                     fingerprint: fingerprint(entry.auth.expose_secret().as_bytes()),
