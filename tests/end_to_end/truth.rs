@@ -99,6 +99,19 @@ impl<'a> Judge<'a> {
                 }
             }
         }
+        // And what a probe asks, which takes a shorter way to the answer.
+        let asked = now();
+        let is_ready = self.daemon.get("/readyz").await?.starts_with("HTTP/1.1 200");
+        for index in 0..2 {
+            let is_bad = self.good_until(index).is_none_or(|until| until <= asked);
+            let seen = &mut self.seen[index];
+            if is_ready
+                && is_bad
+                && let Some(since) = seen.bad_since
+            {
+                seen.green = seen.green.max(asked.duration_since(since).unwrap_or_default());
+            }
+        }
         let asked = now();
         let live = self.daemon.get("/livez").await?;
         ensure!(live.starts_with("HTTP/1.1 200"), "{live}");
