@@ -56,8 +56,9 @@ pub enum Command {
     Once(OnceArguments),
     /// Ask the running daemon whether every credential is fresh; for HEALTHCHECK
     ///
-    /// Prints what is wrong, if anything is. Exits with 0 if all is ready, 1 if something is
-    /// missing or stale or nobody answers, 2 if the settings are wrong.
+    /// Prints what is wrong, if anything is. A settings file that is broken by now is only a
+    /// warning: the daemon goes on with what it read before. Exits with 0 if all is ready, 1 if
+    /// something is missing or stale or nobody answers, 2 if the settings are wrong.
     Check(CheckArguments),
     /// Remove every entry that freshcreds wrote, from every file, and nothing else
     ///
