@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use self::pictures::{SHAPES, day, icon, life, tab_icon, what_happened};
-use self::words::{add, count, escape, hour, length, parse, prose, readable, relative, slug, when};
-use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict};
+use self::words::{add, count, escape, hour, length, prose, readable, relative, slug, when};
+use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict, parse_time};
 
 /// The whole page about a report.
 #[must_use]
@@ -86,8 +86,8 @@ impl<'a> Moment<'a> {
         Self {
             text: &report.time,
             // A report always says when it was made; without that all of it would be long ago.
-            now: parse(&report.time).unwrap_or(SystemTime::UNIX_EPOCH),
-            started: parse(&report.started),
+            now: parse_time(&report.time).unwrap_or(SystemTime::UNIX_EPOCH),
+            started: parse_time(&report.started),
         }
     }
 
@@ -101,7 +101,9 @@ impl<'a> Moment<'a> {
     fn show_next(&self, time: Option<&String>) -> String {
         match time {
             None => "not planned".to_owned(),
-            Some(time) if parse(time).is_some_and(|time| time <= self.now) => "due now".to_owned(),
+            Some(time) if parse_time(time).is_some_and(|time| time <= self.now) => {
+                "due now".to_owned()
+            }
             time => self.show(time),
         }
     }
@@ -200,10 +202,10 @@ fn detail(report: &Report, failed: usize, now: SystemTime) -> String {
         credentials
             .iter()
             .filter(|check| report.status != Verdict::Warn || check.status == Verdict::Warn)
-            .filter_map(|check| Some((parse(of(check)?)?, check)))
+            .filter_map(|check| Some((parse_time(of(check)?)?, check)))
             .min_by_key(|(time, _)| *time)
     };
-    let up = parse(&report.started).and_then(|started| now.duration_since(started).ok());
+    let up = parse_time(&report.started).and_then(|started| now.duration_since(started).ok());
     if credentials.is_empty() {
         return "The settings name none.".to_owned();
     }
@@ -347,7 +349,9 @@ fn card(check: &CredentialReport, at: &Moment<'_>) -> String {
 fn row(check: &CredentialReport, at: &Moment<'_>) -> String {
     let next = match check.next_refresh.as_deref() {
         None => "no refresh planned".to_owned(),
-        Some(next) if parse(next).is_some_and(|next| next <= at.now) => "next due now".to_owned(),
+        Some(next) if parse_time(next).is_some_and(|next| next <= at.now) => {
+            "next due now".to_owned()
+        }
         Some(next) => format!("next {}", when(next, at.now)),
     };
     let why = troubles::of_registry(check)

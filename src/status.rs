@@ -19,11 +19,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
+pub use self::history::{QUARTER, QUARTERS};
 pub use self::readiness::Judgement;
 use self::readiness::Moment;
 pub use self::report::{
     Checks, CredentialReport, HookReport, NotKept, QuarterReport, Report, SettingsReport,
-    TargetReport, Trouble, Verdict,
+    TargetReport, Trouble, Verdict, parse_time,
 };
 pub(crate) use self::state::{
     Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
@@ -233,12 +234,11 @@ impl Status {
             let open = wanted.filter(|since| !all_looked_since(&self.state.borrow(), *since));
             *wanted.insert(open.unwrap_or(now))
         };
+        self.look_again.send_replace(());
         if now.saturating_sub(since) >= LOOK_LIMIT {
             // Whoever has waited for it so long in vain need not be followed.
-            self.look_again.send_replace(());
             return;
         }
-        self.look_again.send_replace(());
         let wait = changes.wait_for(is_fresh);
         if tokio::time::timeout(LOOK_LIMIT, wait).await.is_ok() {
             *lock(&self.look_wanted) = None;
@@ -327,15 +327,16 @@ impl Status {
         reader(&self.state.borrow())
     }
 
-    /// What is counted, and what the gauges show, by the last looks at the targets.
-    pub(crate) fn metrics_text(&self) -> String {
+    /// What is counted, and what the gauges show, by the last looks at the targets; these were
+    /// judged just now.
+    pub(crate) fn metrics_text(&self, judgement: Judgement) -> String {
         let at = self.moment();
         let state = self.state.borrow();
         let gauges = self.metrics.gauges();
         let wall = |time: SystemTime| self.clock.to_wall(time);
-        let is_ready = readiness::judge(&state, &at).is_ready;
         // By the clock of then: it is a fact, and does not move when the clock is set.
-        gauges.set_process(is_ready, state.bad_settings.is_some(), self.started_by_wall);
+        let is_rejected = state.bad_settings.is_some();
+        gauges.set_process(judgement.is_ready, is_rejected, self.started_by_wall);
         for hook in &state.hooks {
             gauges.set_hook(&hook.name, hook.failing.is_some());
         }

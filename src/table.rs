@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict};
+use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict, parse_time};
 
 mod columns;
 mod page;
@@ -56,7 +56,7 @@ impl Sheet {
 }
 
 fn sheet(report: &Report, page: &Page) -> Sheet {
-    let now = parse(&report.time);
+    let now = parse_time(&report.time);
     let mut head = headline(report, page);
     let mut rows = Vec::new();
     let mut rest = Vec::new();
@@ -123,7 +123,7 @@ fn headline(report: &Report, page: &Page) -> Vec<Line> {
         page.harmless(&report.release_id),
         page.harmless(&report.time)
     );
-    if let (Some(now), Some(started)) = (parse(&report.time), parse(&report.started)) {
+    if let (Some(now), Some(started)) = (parse_time(&report.time), parse_time(&report.started)) {
         let up = now.duration_since(started).unwrap_or_default();
         when = format!("{when}, up {}", short(up));
     }
@@ -188,7 +188,7 @@ fn fit(mut sheet: Sheet, page: &Page) -> Vec<Line> {
 /// How long ago something was, in words.
 fn ago(time: Option<&String>, now: Option<SystemTime>) -> String {
     let Some(time) = time else { return "never".to_owned() };
-    match (parse(time), now) {
+    match (parse_time(time), now) {
         (Some(then), Some(now)) => {
             format!("{} ago", short(now.duration_since(then).unwrap_or_default()))
         }
@@ -207,10 +207,6 @@ fn short(duration: Duration) -> String {
         (0..4, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
         (days, hours, ..) => format!("{days}d {:02}h", hours % 24),
     }
-}
-
-fn parse(text: &str) -> Option<SystemTime> {
-    humantime::parse_rfc3339(text).ok()
 }
 
 /// However much there is to say below, the worst are to be seen.

@@ -199,8 +199,8 @@ fn json(report: &Report) -> String {
 }
 
 async fn all_metrics(status: &Status, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    status.fresh_judgement().await;
-    let open = status.metrics_text();
+    let judgement = status.fresh_judgement().await;
+    let open = status.metrics_text(judgement);
     let mut response = if wants_open_metrics(headers) {
         let mut response = text(StatusCode::OK, open);
         set(&mut response, header::CONTENT_TYPE, metrics::OPEN_METRICS);

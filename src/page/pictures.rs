@@ -5,8 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::words::{add, count, length, parse, relative};
-use crate::status::{CredentialReport, QuarterReport, Verdict};
+use super::words::{add, count, length, relative};
+use crate::status::{CredentialReport, QUARTER, QUARTERS, QuarterReport, Verdict, parse_time};
 
 /// Shapes that the page uses again and again, and the ground of hours that nobody knows.
 pub(super) const SHAPES: &str = concat!(
@@ -122,7 +122,7 @@ pub(super) fn day(
         .map_or(0.0, |started| share(started.duration_since(first).unwrap_or_default(), DAY));
     let (mut renewals, mut failures) = (String::new(), String::new());
     for quarter in history {
-        let Some(start) = parse(&quarter.start) else { continue };
+        let Some(start) = parse_time(&quarter.start) else { continue };
         let place = start.duration_since(first).unwrap_or_default().as_secs() / QUARTER.as_secs();
         let place = place.min(QUARTERS - 1);
         if quarter.renewals > 0 {
@@ -210,9 +210,7 @@ fn share(part: Duration, whole: Duration) -> f64 {
 }
 
 fn read(text: Option<&String>) -> Option<SystemTime> {
-    parse(text?)
+    parse_time(text?)
 }
 
-const QUARTER: Duration = Duration::from_mins(15);
-const QUARTERS: u64 = 96;
 const DAY: Duration = Duration::from_hours(24);

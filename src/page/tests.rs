@@ -120,7 +120,7 @@ fn the_verdict_says_what_is_so() {
         let mut report = report();
         report.status = verdict(status);
         change(&mut report);
-        let said = Saying::of(&report, parse(&report.time).unwrap());
+        let said = Saying::of(&report, parse_time(&report.time).unwrap());
         (said.headline, said.detail)
     };
     let well = |report: &mut Report| {
@@ -187,8 +187,8 @@ fn what_is_wrong_comes_first_and_once() {
 #[test]
 fn what_was_before_the_start_is_not_known() {
     let hatched = "class=\"hatched\" width=\"";
-    let now = parse("2027-01-15T12:00:00Z").unwrap();
-    let drawn = |started: &str| day(&[], now, parse(started));
+    let now = parse_time("2027-01-15T12:00:00Z").unwrap();
+    let drawn = |started: &str| day(&[], now, parse_time(started));
     // The newest quarter is the one that has just begun.
     let half = drawn("2027-01-15T00:15:00Z");
     assert!(half.contains(&format!("{hatched}50.0%")), "{half}");
@@ -202,15 +202,16 @@ fn what_was_before_the_start_is_not_known() {
 fn a_life_that_is_over_is_empty() {
     let mut report = report();
     let check = &mut report.checks.credentials[0];
-    let drawn = life(check, parse("2027-01-15T12:30:00Z").unwrap(), true);
+    let drawn = life(check, parse_time("2027-01-15T12:30:00Z").unwrap(), true);
     assert!(drawn.contains("15 min of 1 h are left; the next refresh is in 10 min"), "{drawn}");
     assert!(drawn.contains("class=\"left\" x=\"75.0%\" width=\"25.0%\""), "{drawn}");
-    let drawn = life(check, parse("2027-01-15T13:30:00Z").unwrap(), true);
+    let drawn = life(check, parse_time("2027-01-15T13:30:00Z").unwrap(), true);
     assert!(drawn.contains("It expired 45 min ago"), "{drawn}");
     assert!(drawn.contains("width=\"0.0%\""), "{drawn}");
     check.expires = None;
     assert!(
-        life(check, parse("2027-01-15T12:30:00Z").unwrap(), true).contains("no credential yet")
+        life(check, parse_time("2027-01-15T12:30:00Z").unwrap(), true)
+            .contains("no credential yet")
     );
 }
 

@@ -3,6 +3,8 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
+use crate::status::parse_time;
+
 /// Text as HTML shows it, in an element or in a quoted attribute.
 ///
 /// Characters that nobody sees could only deceive, so they are made visible.
@@ -109,14 +111,9 @@ pub(super) fn hour(text: &str, today: &str) -> String {
     }
 }
 
-/// The time that the report means; nothing if it is not written as it should be.
-pub(super) fn parse(text: &str) -> Option<SystemTime> {
-    humantime::parse_rfc3339(text).ok()
-}
-
 fn stamp(text: &str, words: impl Fn(SystemTime) -> String) -> String {
     let exact = escape(text);
-    let Some(time) = parse(text) else { return exact };
+    let Some(time) = parse_time(text) else { return exact };
     format!("<time datetime=\"{exact}\" title=\"{}\">{}</time>", readable(text), words(time))
 }
 

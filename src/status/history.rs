@@ -69,10 +69,10 @@ fn oldest(now: SystemTime) -> u64 {
 }
 
 /// How long a quarter is.
-pub(crate) const QUARTER: Duration = Duration::from_mins(15);
+pub const QUARTER: Duration = Duration::from_mins(15);
 
 /// A day's.
-pub(crate) const QUARTERS: u64 = 96;
+pub const QUARTERS: u64 = 96;
 
 #[cfg(test)]
 mod tests {

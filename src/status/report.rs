@@ -485,6 +485,12 @@ fn trouble(kind: trouble::Kind, message: String, since: Option<String>, count: u
     Trouble { kind, message, remedy, since, count }
 }
 
+/// A time of a report; nothing if it is not written as it should be.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
 impl Moment<'_> {
     /// One of our times, as people write it.
     fn show(&self, time: SystemTime) -> String {

@@ -213,15 +213,19 @@ async fn a_file_and_its_metrics_are_as_good_as_what_stands_in_it() {
     assert_eq!(status.report().checks.targets[0].status, Verdict::Warn);
     let ready = "freshcreds_target_ready{target=\"/config.json\"} 1";
     let hidden = "freshcreds_in_the_way{target=\"/config.json\",kind=\"twin\"} 1";
-    let text = status.metrics_text();
+    let text = status.metrics_text(status.judgement());
     assert!(text.contains(ready) && text.contains(hidden), "{text}");
     status.clock.sleep(HOUR).await;
     assert_eq!(status.report().checks.targets[0].status, Verdict::Fail);
-    let text = status.metrics_text();
+    let text = status.metrics_text(status.judgement());
     assert!(!text.contains(ready) && text.contains("freshcreds_ready 0"), "{text}");
     // A target that the settings no longer name has nothing in its way.
     status.follow([(host("gcr.io"), Origin::Google)], [], []);
-    assert!(!status.metrics_text().contains("in_the_way{"), "{}", status.metrics_text());
+    assert!(
+        !status.metrics_text(status.judgement()).contains("in_the_way{"),
+        "{}",
+        status.metrics_text(status.judgement())
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::page::{Line, Look, Page, look};
-use super::{parse, short, text};
-use crate::status::{CredentialReport, Verdict};
+use super::{short, text};
+use crate::status::{CredentialReport, Verdict, parse_time};
 
 /// Which columns there are, and how wide.
 pub(super) struct Columns<'a> {
@@ -143,7 +143,7 @@ impl<'a> Columns<'a> {
     /// A life from its start to its end: full is what is left, and a mark is where the
     /// next one is fetched.
     fn bar(&self, check: &CredentialReport) -> Line {
-        let time = |text: &Option<String>| text.as_deref().and_then(parse);
+        let time = |text: &Option<String>| text.as_deref().and_then(parse_time);
         let (issued, expires) = (time(&check.issued), time(&check.expires));
         let (Some(issued), Some(expires), Some(now)) = (issued, expires, self.now) else {
             return Line::new(Look::Dim, "-");
@@ -185,7 +185,7 @@ fn left(check: &CredentialReport) -> String {
 }
 
 fn next(check: &CredentialReport, now: Option<SystemTime>) -> String {
-    let next = check.next_refresh.as_deref().and_then(parse);
+    let next = check.next_refresh.as_deref().and_then(parse_time);
     let (Some(next), Some(now)) = (next, now) else { return "-".to_owned() };
     match next.duration_since(now) {
         Ok(pause) if !pause.is_zero() => format!("in {}", short(pause)),

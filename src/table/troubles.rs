@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
+use super::ago;
 use super::page::{Line, Look, Page, look};
-use super::{ago, parse};
-use crate::status::Wrong;
+use crate::status::{Wrong, parse_time};
 
 /// One trouble in lines: whose it is and what, and what to do about it.
 pub(super) fn lines(wrong: &Wrong<'_>, now: Option<SystemTime>, page: &Page) -> Vec<Line> {
@@ -14,7 +14,7 @@ pub(super) fn lines(wrong: &Wrong<'_>, now: Option<SystemTime>, page: &Page) -> 
     let mut lines = page.words(Line::new(look(*verdict), &symbol), INDENT, Look::Bold, &sentence);
     let since = match &trouble.since {
         None => "an unknown time".to_owned(),
-        Some(since) if parse(since).is_some() && now.is_some() => {
+        Some(since) if parse_time(since).is_some() && now.is_some() => {
             format!("{} ({})", page.harmless(since), ago(Some(since), now))
         }
         Some(since) => page.harmless(since),
