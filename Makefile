@@ -4,7 +4,7 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
 CARGO := cargo
 
-.PHONY: help demo test stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo test test-system stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: ## run the daemon against a local stand-in cloud for half a minute; needs 
 
 test: setup ## install what the tests need, and run all of them
 	$(CARGO) test --locked --all-features
+
+test-system: setup ## the image, the Debian package and the units, in a real engine and under a real systemd; needs root
+	$(CARGO) test --locked --all-features --test system -- --test-threads 1
 
 stress: setup ## the same faults and races as the tests, for an hour: 10,000 kills, 1,000 logins, 100,000 conflicts
 	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace

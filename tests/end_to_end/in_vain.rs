@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::engine::Engine;
 use crate::machine::{Machine, put, run};
-use crate::readers::Engine;
 
 /// A registry that only wants to know who comes.
 struct Gatekeeper {

@@ -7,11 +7,17 @@ mod cloud;
 
 mod bad_input;
 mod crashes;
+#[path = "../support/distribution.rs"]
+mod distribution;
 mod endpoint;
+#[expect(dead_code, reason = "shared with the system tests, which use other parts of it")]
+#[path = "../support/engine.rs"]
+mod engine;
 mod hard_places;
 mod identities;
 mod in_vain;
 mod life;
+#[path = "../support/machine.rs"]
 mod machine;
 mod monitoring;
 mod readers;

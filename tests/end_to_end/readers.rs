@@ -2,130 +2,16 @@
 //! the clients that people use pull with what stands in `config.json`.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use freshcreds::status::Verdict as Health;
 use rustix::process::Signal;
-use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Options};
-use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, pause, put, run};
-
-/// Debian's `docker-registry`, with a password file that follows the token.
-struct Distribution {
-    host: String,
-    passwords: PathBuf,
-    _child: Child,
-}
-
-impl Distribution {
-    async fn start(machine: &Machine) -> Result<Self> {
-        let folder = machine.home().join("registry");
-        std::fs::create_dir_all(&folder)?;
-        let passwords = folder.join("htpasswd");
-        put(&passwords, "")?;
-        let host = format!("127.0.0.1:{}", free_port()?);
-        let settings = folder.join("config.yml");
-        put(
-            &settings,
-            &format!(
-                "version: 0.1\nlog: {{level: error}}\n\
-                 storage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: \"{host}\"}}\n\
-                 auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
-                folder.display(),
-                passwords.display()
-            ),
-        )?;
-        let child = machine
-            .command("docker-registry")
-            .arg("serve")
-            .arg(settings)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("docker-registry is missing: run `make setup`")?;
-        wait_until(async || tokio::net::TcpStream::connect(&host).await.is_ok()).await?;
-        Ok(Self { host, passwords, _child: child })
-    }
-
-    /// Takes this password from now on, and no other.
-    fn accept_only(&self, user: &str, password: &str) -> Result<()> {
-        // The weakest there is: it guards nothing, and is asked often.
-        let hash = bcrypt::hash(password, 4)?;
-        let new = self.passwords.with_extension("new");
-        put(&new, &format!("{user}:{hash}\n"))?;
-        Ok(std::fs::rename(new, &self.passwords)?)
-    }
-}
-
-/// A docker engine of the test's own.
-pub(crate) struct Engine {
-    socket: String,
-    child: Child,
-}
-
-impl Engine {
-    pub(crate) async fn start(machine: &Machine) -> Result<Self> {
-        let folder = machine.home().join("engine");
-        std::fs::create_dir_all(&folder)?;
-        let socket = format!("unix://{}/docker.sock", folder.display());
-        let log = std::fs::File::create(folder.join("log"))?;
-        let child = machine
-            .command("dockerd")
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .arg("--data-root")
-            .arg(folder.join("data"))
-            .arg("--exec-root")
-            .arg(folder.join("exec"))
-            .arg("--pidfile")
-            .arg(folder.join("pid"))
-            .args(["--host", &socket, "--storage-driver", "vfs", "--bridge", "none"])
-            .args(["--iptables=false", "--ip-forward=false", "--ip-masq=false"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("dockerd is missing: run `make setup`")?;
-        let engine = Self { socket, child };
-        let answers = wait_until(async || {
-            let mut version = machine.command("docker");
-            let done = run(version.args(["--host", &engine.socket, "version"])).await;
-            done.is_ok_and(|done| done.code == Some(0))
-        });
-        answers.await.with_context(|| {
-            std::fs::read_to_string(folder.join("log")).unwrap_or_else(|error| error.to_string())
-        })?;
-        Ok(engine)
-    }
-
-    pub(crate) fn socket(&self) -> &str {
-        &self.socket
-    }
-
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        let id = self.child.id().context("the engine ended by itself")?;
-        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no such process")?;
-        rustix::process::kill_process(id, Signal::TERM)?;
-        timeout(LIMIT, self.child.wait()).await.context("the engine does not end")??;
-        Ok(())
-    }
-}
-
-async fn wait_until(condition: impl AsyncFn() -> bool) -> Result<()> {
-    let waiting = async {
-        while !condition().await {
-            pause(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(LIMIT, waiting).await.context("it did not come about")
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
+use crate::distribution::Distribution;
+use crate::engine::Engine;
+use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, run, wait_until};
 
 /// Everything that the tests of this file need.
 struct Chain {
@@ -256,7 +142,7 @@ async fn docker_pulls_before_and_after_a_rotation() -> Result<()> {
             std::fs::copy(config, folder.join("config.json"))?;
             let docker = || {
                 let mut command = chain.machine.command("docker");
-                command.arg("--config").arg(&folder).args(["--host", &engine.socket]);
+                command.arg("--config").arg(&folder).args(["--host", engine.socket()]);
                 command
             };
             // What is here already would not be asked for.
@@ -277,7 +163,7 @@ async fn dockers_own_login_beside_us_keeps_its_entry_and_ours() -> Result<()> {
     let engine = Engine::start(&chain.machine).await?;
     let folder = chain.machine.home().join(".docker");
     let mut command = chain.machine.command("docker");
-    command.arg("--config").arg(&folder).args(["--host", &engine.socket, "login"]);
+    command.arg("--config").arg(&folder).args(["--host", engine.socket(), "login"]);
     command.args(["--username", "someone", "--password", "else", &other.host]);
     let done = run(&mut command).await;
     engine.stop().await?;

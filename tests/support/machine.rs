@@ -314,6 +314,16 @@ pub(crate) async fn until(limit: Duration, mut is_so: impl FnMut() -> Result<boo
     timeout(limit, waiting).await.context("it did not come about in time")?
 }
 
+/// Waits until it is so, which takes a call to find out.
+pub(crate) async fn wait_until(condition: impl AsyncFn() -> bool) -> Result<()> {
+    let waiting = async {
+        while !condition().await {
+            pause(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LIMIT, waiting).await.context("it did not come about")
+}
+
 /// A folder of programs that `make setup` installs.
 pub(crate) fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name)
