@@ -56,6 +56,7 @@ impl Distribution {
     }
 }
 
-fn free_port() -> Result<u16> {
+/// A port of loopback that nobody has just now.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -6,7 +6,6 @@
 #[expect(dead_code, reason = "shared with the demo and the other tests, which use other parts")]
 #[path = "../../examples/demo/cloud.rs"]
 mod cloud;
-#[expect(dead_code, reason = "shared with the other end-to-end tests, which use other parts")]
 #[path = "../support/distribution.rs"]
 mod distribution;
 #[expect(dead_code, reason = "shared with the other end-to-end tests, which use other parts")]
@@ -15,3 +14,7 @@ mod engine;
 #[expect(dead_code, reason = "shared with the other end-to-end tests, which use other parts")]
 #[path = "../support/machine.rs"]
 mod machine;
+
+mod clients;
+mod image;
+mod sidecar;
