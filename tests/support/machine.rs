@@ -59,6 +59,11 @@ impl Machine {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// The variables that every command gets.
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
     /// Writes the settings file, which every command gets from now on.
     pub(crate) fn settings(&mut self, text: &str) -> Result<()> {
         let path = self.home().join("settings.toml");

@@ -15,3 +15,7 @@ mod engine;
 #[expect(dead_code, reason = "shared with the other end-to-end tests, which use other parts")]
 #[path = "../support/machine.rs"]
 mod machine;
+
+mod image;
+#[path = "../support/image.rs"]
+mod shipped;
