@@ -22,7 +22,8 @@ FROM --platform=${BUILDPLATFORM} ${BUILDER} AS builder
 ARG TARGETARCH
 WORKDIR /src
 COPY dist/image/compile.sh /usr/local/bin/
-RUN compile.sh toolchain
+# What is missing in the public base is fetched; see `trusted` above.
+RUN --mount=type=secret,id=trusted,target=/etc/ssl/certs/ca-certificates.crt compile.sh toolchain
 
 # The dependencies are a layer, not a cache mount: a layer can be kept where the next machine finds it
 # (--cache-to), and needs nobody to say what may use it at the same time. It is made anew when the manifest or
