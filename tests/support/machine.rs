@@ -109,7 +109,7 @@ impl Machine {
     /// Another program on this machine.
     pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_clear().envs(self.environment().iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
