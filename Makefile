@@ -3,11 +3,12 @@
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
 CARGO := cargo
+BASES := local
 
-.PHONY: help demo test test-system stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run the daemon against a local stand-in cloud for half a minute; needs nothing but Rust
 	$(CARGO) build --locked --bin freshcreds --example demo
@@ -18,6 +19,20 @@ test: setup ## install what the tests need, and run all of them
 
 test-system: setup ## the image, the Debian package and the units, in a real engine and under a real systemd; needs root
 	$(CARGO) test --locked --all-features --test system -- --test-threads 1
+
+image: ## build the image out of Debian's mirror and crates.io; BASES=public: of the public base images
+	BASES=$(BASES) dist/image/build.sh --tag freshcreds
+
+image-arm64: setup ## cross-compile the image for arm64, and try its program in an emulator; needs root
+	$(CARGO) test --locked --all-features --test system -- --test-threads 1 --nocapture --ignored arm64
+
+binaries: ## the program for the image and the one for a package, as the image's builder compiles them
+	BASES=$(BASES) dist/image/build.sh --target binaries --output target/binaries
+
+reproducible: binaries ## compile both once more without any cache, and compare: the same bytes?
+	rm -rf target/binaries.again
+	BASES=$(BASES) dist/image/build.sh --no-cache --target binaries --output target/binaries.again
+	cd target/binaries && sha256sum * | tee /dev/stderr | (cd ../binaries.again && sha256sum --check --strict)
 
 stress: setup ## the same faults and races as the tests, for an hour: 10,000 kills, 1,000 logins, 100,000 conflicts
 	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace

@@ -219,8 +219,29 @@ fn hadolint_accepts_the_dockerfile() -> Result<()> {
 }
 
 #[test]
-fn shellcheck_accepts_the_setup_script() -> Result<()> {
-    succeeds(tool("shellcheck")?.arg("tests/setup.sh"))?;
+fn shellcheck_accepts_the_scripts() -> Result<()> {
+    succeeds(tool("shellcheck")?.arg("tests/setup.sh").args(IMAGE_SCRIPTS))?;
+    Ok(())
+}
+
+#[test]
+fn what_the_dockerfile_copies_is_let_through_to_the_build() -> Result<()> {
+    let ignored = read(".dockerignore")?;
+    let let_through: Vec<&str> = ignored.lines().filter_map(|it| it.strip_prefix('!')).collect();
+    let dockerfile = read("Dockerfile")?;
+    let mut copied = Vec::new();
+    for line in dockerfile.lines() {
+        let words = line.strip_prefix("COPY ").filter(|it| !it.starts_with("--"));
+        let mut words: Vec<&str> = words.into_iter().flat_map(str::split_whitespace).collect();
+        words.pop();
+        copied.extend(words);
+    }
+    ensure!(copied.len() > 5, "the Dockerfile copies {copied:?} alone");
+    for path in copied {
+        let is_let_through = |it: &&str| Path::new(path).starts_with(it) || it.starts_with(path);
+        ensure!(let_through.iter().any(is_let_through), ".dockerignore keeps {path} back");
+    }
+    ensure!(ignored.lines().any(|line| line == "*"), ".dockerignore lets all through");
     Ok(())
 }
 
@@ -267,6 +288,8 @@ const CHART: &str = "charts/freshcreds";
 const FOLDER: &str = "/var/run/freshcreds";
 /// Where the program is, in the image and for the units.
 const INSTALLED: &str = "/usr/local/bin/freshcreds";
+const IMAGE_SCRIPTS: [&str; 3] =
+    ["dist/image/build.sh", "dist/image/compile.sh", "dist/image/files.sh"];
 const SERVICES: [&str; 2] =
     ["dist/systemd/freshcreds.service", "dist/systemd/freshcreds-once.service"];
 const UNITS: [&str; 3] = [SERVICES[0], SERVICES[1], "dist/systemd/freshcreds-once.timer"];

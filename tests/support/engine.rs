@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -75,10 +76,28 @@ impl Engine {
     }
 
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let id = self.child.id().context("the engine ended by itself")?;
-        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).context("no such process")?;
-        rustix::process::kill_process(id, Signal::TERM)?;
+        self.ask_to_end().context("the engine ended by itself")?;
         timeout(LIMIT, self.child.wait()).await.context("the engine does not end")??;
         Ok(())
+    }
+
+    fn ask_to_end(&self) -> Option<()> {
+        let id = Pid::from_raw(i32::try_from(self.child.id()?).ok()?)?;
+        kill_process(id, Signal::TERM).ok()
+    }
+}
+
+impl Drop for Engine {
+    /// A test that fails has not stopped it: one that is killed would leave mounts and programs behind.
+    fn drop(&mut self) {
+        if self.ask_to_end().is_none() {
+            return;
+        }
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }

@@ -59,6 +59,11 @@ impl Machine {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// The variables that every command gets.
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
     /// Writes the settings file, which every command gets from now on.
     pub(crate) fn settings(&mut self, text: &str) -> Result<()> {
         let path = self.home().join("settings.toml");
@@ -104,7 +109,7 @@ impl Machine {
     /// Another program on this machine.
     pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_clear().envs(self.environment().iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }

@@ -17,4 +17,6 @@ mod machine;
 
 mod clients;
 mod image;
+#[path = "../support/image.rs"]
+mod shipped;
 mod sidecar;

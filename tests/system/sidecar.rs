@@ -12,10 +12,8 @@ use crate::clients;
 use crate::cloud::{Cloud, Fault, Options, Verdict};
 use crate::distribution::{Distribution, free_port};
 use crate::engine::Engine;
-use crate::image;
-use crate::machine::{
-    Done, LIMIT, Machine, ecr_registry, ended_with, put, run, wait_until,
-};
+use crate::machine::{Done, LIMIT, Machine, ecr_registry, ended_with, put, run, wait_until};
+use crate::shipped;
 
 /// How often a token is renewed while the applications pull.
 const ROTATIONS: usize = 5;
@@ -39,7 +37,7 @@ impl Composition {
         let (machine, cloud) = Machine::in_cloud(options).await?;
         let registry = Distribution::start(&machine).await?;
         let engine = Engine::with_images().await?;
-        image::ready(&engine).await?;
+        shipped::image(&engine).await?;
         clients::ready(&engine).await?;
         let settings = machine.home().join("freshcreds.toml");
         put(
@@ -108,7 +106,7 @@ services:
             .env("DOCKER_HOST", self.engine.socket())
             .env("DOCKER_SOCKET", self.engine.socket().trim_start_matches("unix://"))
             .env("FRESHCREDS_REGISTRIES", "")
-            .env("FRESHCREDS_IMAGE", image::NAME)
+            .env("FRESHCREDS_IMAGE", "freshcreds")
             .env("APPLICATION_IMAGE", clients::NAME)
             .env("WATCHER_IMAGE", clients::NAME)
             .args(["--project-name", "freshcreds-test"]);
