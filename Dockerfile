@@ -34,7 +34,9 @@ COPY .cargo .cargo
 RUN --mount=type=secret,id=trusted,target=/etc/ssl/certs/ca-certificates.crt compile.sh dependencies
 
 # With the C library inside, of which glibc can do all that is needed without loading more: names by files
-# and DNS, users by /etc/passwd. So the base need not have one, nor the same one, and is small.
+# and DNS, users by /etc/passwd. So the base need not have one, nor the same one, and is small. A daemon at rest
+# takes 1.2 MB less than the dynamic program with a C library that no other process shares, which is what a
+# container has (PSS 8.4 and 9.6 MB), and 0.6 MB more where it is shared: so a package has the dynamic one.
 FROM dependencies AS static
 COPY src src
 RUN compile.sh static /out/freshcreds-static
