@@ -34,7 +34,9 @@ COPY .cargo .cargo
 RUN --mount=type=secret,id=trusted,target=/etc/ssl/certs/ca-certificates.crt compile.sh dependencies
 
 # With the C library inside, of which glibc can do all that is needed without loading more: names by files
-# and DNS, users by /etc/passwd. So the base need not have one, nor the same one, and is small.
+# and DNS, users by /etc/passwd. So the base need not have one, nor the same one, and is small. A daemon at rest
+# has 8.4 MB resident, all its own. The dynamic one has 9.6 MB, of which 7.7 MB are its own (PSS) on a machine
+# whose other processes share the C library; in a container nobody does. So a package has the dynamic one.
 FROM dependencies AS static
 COPY src src
 RUN compile.sh static /out/freshcreds-static

@@ -1,7 +1,7 @@
 //! A docker engine of the tests' own, which takes nothing from the machine's and leaves nothing there.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::machine::{LIMIT, Machine, run, wait_until};
 pub(crate) struct Engine {
     socket: String,
     child: Child,
+    /// Where it mounts the machine's network for its containers.
+    network: PathBuf,
     /// Held while it runs, if others may want the same one.
     _turn: Option<File>,
 }
@@ -54,7 +56,8 @@ impl Engine {
             .kill_on_drop(true)
             .spawn()
             .context("dockerd is missing: run `make setup`")?;
-        let engine = Self { socket, child, _turn: turn };
+        let network = folder.join("exec/netns/default");
+        let engine = Self { socket, child, network, _turn: turn };
         let answers = wait_until(async || {
             run(engine.docker().arg("version")).await.is_ok_and(|done| done.code == Some(0))
         });
@@ -90,14 +93,16 @@ impl Engine {
 impl Drop for Engine {
     /// A test that fails has not stopped it: one that is killed would leave mounts and programs behind.
     fn drop(&mut self) {
-        if self.ask_to_end().is_none() {
-            return;
-        }
-        for _ in 0..100 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+        if self.ask_to_end().is_some() {
+            for _ in 0..100 {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
             }
-            std::thread::sleep(Duration::from_millis(100));
         }
+        // The one mount that it leaves even if it ends in order, once a container had the machine's network.
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("--quiet").arg(&self.network).output();
     }
 }

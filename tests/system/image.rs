@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::cloud::{Cloud, Fault, Options};
+use crate::cloud::{Cloud, Fault, Issued, Options};
 use crate::engine::Engine;
 use crate::machine::{Machine, ended_with, now, pause, put, registries, run, tell};
 use crate::shipped::{Container, FOLDER, USER, Volume, build, image, inspect};
@@ -229,11 +229,10 @@ async fn docker_holds_it_for_unhealthy_when_the_tokens_lapse_and_only_then() -> 
         issuer.break_with(Fault::ServerError);
     }
     container.health("unhealthy").await?;
-    for issuer in [cloud.ecr(), cloud.google()] {
-        let last = issuer.issued().pop().context("nothing was issued")?;
-        ensure!(last.is_over(), "unhealthy while a token is good");
-        issuer.mend();
-    }
+    let last = [cloud.ecr().issued().pop(), cloud.google().issued().pop()];
+    ensure!(last.iter().flatten().any(Issued::is_over), "unhealthy while both tokens are good");
+    cloud.ecr().mend();
+    cloud.google().mend();
     container.health("healthy").await?;
     assert_eq!(container.inspect().await?["RestartCount"], 0);
     drop(container);
