@@ -2,9 +2,10 @@
 
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
+CARGO_DEB := 3.8.0
 CARGO := cargo
 
-.PHONY: help demo test test-system stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo manual package test test-system stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +13,20 @@ help: ## list the targets
 demo: ## run the daemon against a local stand-in cloud for half a minute; needs nothing but Rust
 	$(CARGO) build --locked --bin freshcreds --example demo
 	target/debug/examples/demo target/debug/freshcreds
+
+manual: ## write the manual pages and the shells' completions anew, after a change of the command line
+	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test packaging -- the_manual_pages the_completions
+
+# BINARY=FILE packs that program instead of building one.
+package: ## the Debian package: target/debian/*.deb
+	@$(CARGO) deb --version 2>/dev/null | grep -qx '$(CARGO_DEB)' \
+		|| $(CARGO) install cargo-deb --version $(CARGO_DEB) --locked --debug
+ifdef BINARY
+	install -D $(BINARY) target/package/release/freshcreds
+	CARGO_TARGET_DIR=target/package $(CARGO) deb --no-build --strip --output target/debian/
+else
+	$(CARGO) deb --output target/debian/ -- --locked
+endif
 
 test: setup ## install what the tests need, and run all of them
 	$(CARGO) test --locked --all-features
