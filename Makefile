@@ -2,10 +2,11 @@
 
 CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.1
+CARGO_DEB := 3.8.0
 CARGO := cargo
 BASES := local
 
-.PHONY: help demo test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
+.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +14,20 @@ help: ## list the targets
 demo: ## run the daemon against a local stand-in cloud for half a minute; needs nothing but Rust
 	$(CARGO) build --locked --bin freshcreds --example demo
 	target/debug/examples/demo target/debug/freshcreds
+
+manual: ## write the manual pages and the shells' completions anew, after a change of the command line
+	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test packaging -- the_manual_pages the_completions
+
+# BINARY=FILE packs that program instead of building one.
+package: ## the Debian package: target/debian/*.deb
+	@$(CARGO) deb --version 2>/dev/null | grep -qx '$(CARGO_DEB)' \
+		|| $(CARGO) install cargo-deb --version $(CARGO_DEB) --locked --debug
+ifdef BINARY
+	install -D $(BINARY) target/package/release/freshcreds
+	CARGO_TARGET_DIR=target/package $(CARGO) deb --no-build --strip --output target/debian/
+else
+	$(CARGO) deb --output target/debian/ -- --locked
+endif
 
 test: setup ## install what the tests need, and run all of them
 	$(CARGO) test --locked --all-features

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::status::{Failing, State, Status};
 use crate::targets::file::{self, FileError};
+use crate::targets::replace::Attributes;
 use crate::trouble;
 
 /// What is done after a change.
@@ -277,7 +278,7 @@ impl Drop for Group {
 /// followed as carefully as those to a target.
 fn tell(signal: Name, pid_file: &Path) -> Result<(), HookError> {
     let path = || pid_file.to_owned();
-    let found = file::read(pid_file, None)?;
+    let found = file::read(pid_file, Attributes::default())?;
     let writer = found.owner().ok_or_else(|| HookError::NoFile { path: path() })?;
     let text = str::from_utf8(&found.content).unwrap_or_default();
     let number = text.trim().parse::<i32>().ok().filter(|number| *number > 1);

@@ -692,7 +692,7 @@ pub fn recall(
     };
     let found = targets.iter().filter_map(|options| {
         let traces = remembered.target(&options.path);
-        let old = file::read(&options.path, options.attributes.owner).ok()?;
+        let old = file::read(&options.path, options.attributes).ok()?;
         let document = document::Document::parse(&old.content).ok()?;
         hosts
             .iter()

@@ -99,12 +99,15 @@ kinds! {
     /// In place, without a state folder.
     NoState "no_state"
         "set `state` to a folder that this process may write to"
-    /// As root: a link of somebody's to what is not theirs.
+    /// As root, or by a group's leave: a link of somebody's to what is not theirs.
     ForeignLink "foreign_link"
         "name the file itself in the settings, or give the link to root"
-    /// As root: somebody's file in a shared folder.
+    /// As root, or by a group's leave: somebody's file in a shared folder.
     ForeignFile "foreign_file"
         "set `owner` for the target if the file is right, or remove it"
+    /// By a group's leave: a folder of another group.
+    ForeignFolder "foreign_folder"
+        "give the folder to the target's group, or mend the link that led there and restart"
     /// A folder, a pipe, a device.
     NotAFile "not_a_file"
         "name a regular file in the settings"

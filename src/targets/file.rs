@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::lease::{self, Lease};
 use super::place::Place;
 use super::points;
+use super::replace::Attributes;
 use crate::trouble;
 
 /// What was found at a path: the content, and by what to tell that it is still
@@ -144,12 +145,13 @@ pub(super) fn read_back<'a>(
 
 /// Reads the whole file that `path` leads to. No file is no error.
 ///
-/// `expected` is an owner whose file it may be, beside root and the folder's owner.
+/// `expected` has an owner whose file it may be, beside root and the folder's owner, and a
+/// group whose folder it has to be if that is what lets us in.
 ///
 /// # Errors
 ///
 /// If there is something that is not a regular file, or that cannot be read.
-pub fn read(path: &Path, expected: Option<u32>) -> Result<Found, FileError> {
+pub fn read(path: &Path, expected: Attributes) -> Result<Found, FileError> {
     let mut pause = SHORTEST_PAUSE;
     loop {
         // The last try takes what it gets, so that nobody who keeps the file open
@@ -163,7 +165,7 @@ pub fn read(path: &Path, expected: Option<u32>) -> Result<Found, FileError> {
     }
 }
 
-fn read_now(path: &Path, expected: Option<u32>, is_last: bool) -> Result<Found, FileError> {
+fn read_now(path: &Path, expected: Attributes, is_last: bool) -> Result<Found, FileError> {
     let place = Place::find(path, expected)?;
     let Some(folder) = place.folder() else {
         return Ok(Found::nothing(place));
@@ -230,10 +232,10 @@ pub enum FileError {
         /// Where they start.
         path: PathBuf,
     },
-    /// As root: a link of somebody's that leads to what is not theirs.
+    /// As root, or by a group's leave: a link of somebody's that leads to what is not theirs.
     #[error(
-        "{} leads to {} by a link of user {link}, and that is user {owner}'s: root does not follow \
-         it; name the file itself, or give the link to root",
+        "{} leads to {} by a link of user {link}, and that is user {owner}'s, so it is not \
+         followed; name the file itself, or give the link to root",
         path.display(), to.display()
     )]
     ForeignLink {
@@ -246,10 +248,10 @@ pub enum FileError {
         /// Whose file.
         owner: u32,
     },
-    /// As root: a file of somebody's in a folder that they share with others.
+    /// As root, or by a group's leave: a file of somebody's in a folder that they share with others.
     #[error(
-        "{} is user {owner}'s, in a folder of somebody else that others may write to: root gives \
-         no credentials there; set `owner` for this target if it is right, or remove it",
+        "{} is user {owner}'s, in a folder of somebody else that others may write to, so it \
+         gets no credentials; set `owner` for this target if it is right, or remove it",
         path.display()
     )]
     Planted {
@@ -257,6 +259,21 @@ pub enum FileError {
         path: PathBuf,
         /// Whose.
         owner: u32,
+    },
+    /// By a group's leave: the folder of another group.
+    #[error(
+        "{} is a folder of group {found}, and this target is one of group {group}: it may have been \
+         reached by a link of somebody's; give the folder to that group, or mend the link and \
+         restart",
+        path.display()
+    )]
+    ForeignFolder {
+        /// Where.
+        path: PathBuf,
+        /// The group that it has.
+        found: u32,
+        /// The group that it should have.
+        group: u32,
     },
     /// Nobody has a `config.json` of this size.
     #[error("{} is larger than 64 MiB", path.display())]
@@ -318,6 +335,7 @@ impl FileError {
             Self::NoState { .. } => trouble::Kind::NoState,
             Self::ForeignLink { .. } => trouble::Kind::ForeignLink,
             Self::Planted { .. } => trouble::Kind::ForeignFile,
+            Self::ForeignFolder { .. } => trouble::Kind::ForeignFolder,
             Self::NotAFile { .. } => trouble::Kind::NotAFile,
             Self::Circle { .. } => trouble::Kind::LinkCircle,
             Self::TooLarge { .. } => trouble::Kind::TooLarge,

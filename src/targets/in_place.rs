@@ -21,7 +21,7 @@ use super::file::{FileError, Identity, Step};
 use super::lease::{self, Lease};
 use super::place::{Place, open_for_sync, remove};
 use super::points;
-use super::replace::{Edit, Outcome, Protection};
+use super::replace::{Attributes, Edit, Outcome, Protection};
 
 /// Writes what `edit` makes of the file into it. `copy` is where it is kept
 /// meanwhile.
@@ -31,7 +31,7 @@ use super::replace::{Edit, Outcome, Protection};
 /// If it cannot be done, or others have the file open all the time.
 pub(super) fn write(
     path: &Path,
-    expected: Option<u32>,
+    expected: Attributes,
     copy: &Copy,
     edit: Edit<'_>,
 ) -> Result<Option<Outcome>, FileError> {
@@ -59,7 +59,7 @@ pub(super) fn write(
 /// # Errors
 ///
 /// If the copy or the file cannot be read or written.
-pub(super) fn mend(path: &Path, expected: Option<u32>, copy: &Copy) -> Result<bool, FileError> {
+pub(super) fn mend(path: &Path, expected: Attributes, copy: &Copy) -> Result<bool, FileError> {
     let Some(kept) = copy.read()? else { return Ok(false) };
     let mut is_mended = false;
     if let Some(mut opened) = Opened::new(path, expected)? {
@@ -90,7 +90,7 @@ impl Copy {
         let kept = KeptText { old: text(old), new: text(new) };
         let json = serde_json::to_string(&kept).map_err(|error| failed(error.into()))?;
         let json = SecretString::from(json);
-        let place = Place::find(&self.path, None)?;
+        let place = Place::find(&self.path, Attributes::default())?;
         let (folder, _) = place.with_folder()?;
         points::before("keep a copy");
         remove(&folder, place.name()).map_err(|error| failed(error.into()))?;
@@ -160,7 +160,7 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(path: &Path, expected: Option<u32>) -> Result<Option<Self>, FileError> {
+    fn new(path: &Path, expected: Attributes) -> Result<Option<Self>, FileError> {
         let place = Place::find(path, expected)?;
         let Some(folder) = place.folder() else { return Ok(None) };
         let path = place.path();

@@ -50,7 +50,7 @@ impl Memory {
     /// If it cannot be read, or is not what we wrote.
     pub fn load(&self) -> Result<Remembered, MemoryError> {
         match self.path() {
-            Some(path) => parse(&path, &file::read(&path, None)?.content),
+            Some(path) => parse(&path, &file::read(&path, Attributes::default())?.content),
             None => Ok(Remembered::default()),
         }
     }
@@ -68,7 +68,7 @@ impl Memory {
         let Some(memory) = self.path() else { return Ok(()) };
         // Others of us may remember something at the same moment.
         for _ in 0..MOST_ROUNDS {
-            let old = file::read(&memory, None)?;
+            let old = file::read(&memory, Attributes::default())?;
             let mut remembered = parse(&memory, &old.content)?;
             let before = remembered.clone();
             let traces = remembered.targets.entry(path.to_owned()).or_default();

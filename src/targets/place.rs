@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::file::{FileError, Step};
+use super::replace::Attributes;
 use super::watch::Spot;
 
 /// A folder and a name in it.
@@ -32,14 +33,23 @@ pub(super) struct Place {
 impl Place {
     /// Follows every link of `path`, the last one too, which may dangle.
     ///
-    /// Root is careful in whose company it walks. A link that belongs to somebody
-    /// else is only followed to what is theirs: else whoever owns a home folder
-    /// could have root write into any file of the machine. And in a folder that
-    /// others may write to, what is neither root's, nor the folder's owner's, nor
-    /// the `expected` owner's is refused: they would be given the credentials.
-    pub(super) fn find(path: &Path, expected: Option<u32>) -> Result<Self, FileError> {
+    /// Whoever may do more than those whose folders it walks is careful in their
+    /// company: root, and a daemon that a group lets in, whose target then names
+    /// that group. A link that belongs to somebody else is only followed to what is
+    /// theirs: else whoever owns a home folder could have root write into any file
+    /// of the machine, or the daemon into the file of another group. In a folder
+    /// that others may write to, what is neither root's, nor our own, nor the
+    /// folder's owner's, nor the `expected` owner's is refused: they would be given
+    /// the credentials. And a folder that a group lets us into has to be that of the
+    /// `expected` group: what was bound into a sandbox leads through no link any
+    /// more, but it did when it was bound.
+    pub(super) fn find(path: &Path, expected: Attributes) -> Result<Self, FileError> {
+        Self::find_as(rustix::process::geteuid().as_raw(), path, expected)
+    }
+
+    fn find_as(ours: u32, path: &Path, expected: Attributes) -> Result<Self, FileError> {
         let failed = |at: &Path, error: Errno| FileError::new(Step::Resolve, at, error.into());
-        let is_root = rustix::process::geteuid().is_root();
+        let is_careful = ours == ROOT || expected.group.is_some();
         let mut folder_path = PathBuf::from(if path.is_absolute() { "/" } else { "." });
         let mut folder = open_folder(rustix::fs::CWD, &folder_path)
             .map_err(|error| failed(&folder_path, error))?;
@@ -50,13 +60,13 @@ impl Place {
         while let Some(step) = ahead.pop() {
             let here = folder_path.join(&step);
             let found = look(&folder, &step).map_err(|error| failed(&here, error))?;
-            if is_root && let Some(found) = &found {
+            if is_careful && let Some(found) = &found {
                 let above = metadata_of(&folder).map_err(|error| failed(&here, error))?;
                 let is_shared = above.mode() & WRITABLE_BY_OTHERS != 0;
                 let owner = found.uid();
                 if is_shared
-                    && ![ROOT, above.uid()].contains(&owner)
-                    && expected != Some(owner)
+                    && ![ROOT, ours, above.uid()].contains(&owner)
+                    && expected.owner != Some(owner)
                     && (found.is_symlink() || ahead.is_empty())
                 {
                     return Err(FileError::Planted { path: here, owner });
@@ -69,7 +79,7 @@ impl Place {
                     if links > MOST_LINKS {
                         return Err(FileError::Circle { path: path.to_owned() });
                     }
-                    if is_root && found.uid() != ROOT {
+                    if is_careful && ![ROOT, ours].contains(&found.uid()) {
                         owners_of_links.push(found.uid());
                     }
                     let link = rustix::fs::readlinkat(&folder, &step, Vec::new())
@@ -88,10 +98,21 @@ impl Place {
                     folder_path = here;
                 }
                 _ => {
+                    let above = metadata_of(&folder).map_err(|error| failed(&here, error))?;
                     let owner = match &found {
-                        Some(found) => found.uid(),
-                        None => metadata_of(&folder).map_err(|error| failed(&here, error))?.uid(),
+                        // What we made in somebody's folder is theirs as much as the folder.
+                        Some(found) if ours == ROOT || found.uid() != ours => found.uid(),
+                        _ => above.uid(),
                     };
+                    if let Some(group) = expected.group
+                        && ours != ROOT
+                        && ours != above.uid()
+                        && group != above.gid()
+                        && above.mode() & WRITABLE_BY_ALL == 0
+                    {
+                        let path = folder_path;
+                        return Err(FileError::ForeignFolder { path, found: above.gid(), group });
+                    }
                     if let Some(link) = owners_of_links.into_iter().find(|link| *link != owner) {
                         return Err(FileError::ForeignLink {
                             path: path.to_owned(),
@@ -207,6 +228,7 @@ pub(super) fn give_to_owner_of(folder: &File, made: &File) -> io::Result<()> {
 
 const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+const WRITABLE_BY_ALL: u32 = 0o002;
 const FOLDER_MODE: u32 = 0o700;
 
 /// What Linux follows (`MAXSYMLINKS`).
@@ -258,4 +280,95 @@ fn make_folder(folder: &Path) -> Result<(), FileError> {
     made.set_permissions(std::fs::Permissions::from_mode(FOLDER_MODE))
         .and_then(|()| give_to_owner_of(&above, &made))
         .map_err(|error| FileError::new(Step::MakeFolder, folder, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{chown, lchown, symlink};
+
+    use super::*;
+
+    /// A daemon, two users whose groups let it in, and what it is told of them.
+    const DAEMON: u32 = 4710;
+    const CI: u32 = 4711;
+    const DEPLOY: u32 = 4712;
+
+    fn expected(group: u32) -> Attributes {
+        Attributes { owner: Some(DAEMON), group: Some(group), mode: Some(0o660) }
+    }
+
+    /// The folders of both, each with a file that the daemon wrote. Nothing without root.
+    fn homes() -> Option<(tempfile::TempDir, PathBuf, PathBuf)> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let above = tempfile::tempdir().unwrap();
+        let make = |name: &str, user: u32| {
+            let folder = above.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            let file = folder.join("config.json");
+            File::create(&file).unwrap();
+            chown(&file, Some(DAEMON), Some(user)).unwrap();
+            chown(&folder, Some(user), Some(user)).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o2770)).unwrap();
+            folder
+        };
+        let (ci, deploy) = (make("ci", CI), make("deploy", DEPLOY));
+        Some((above, ci, deploy))
+    }
+
+    fn link(to: &Path, at: &Path, user: u32) {
+        symlink(to, at).unwrap();
+        lchown(at, Some(user), None).unwrap();
+    }
+
+    fn kind(found: Result<Place, FileError>) -> &'static str {
+        found.map_or_else(|error| error.kind().as_str(), |_| "found")
+    }
+
+    #[test]
+    fn a_daemon_that_a_group_lets_in_writes_what_is_that_groups() {
+        let Some((_above, ci, _)) = homes() else { return };
+        let find = |name| kind(Place::find_as(DAEMON, &ci.join(name), expected(CI)));
+        assert_eq!(find("config.json"), "found");
+        assert_eq!(find("missing.json"), "found");
+        // docker replaces it by one of its own.
+        chown(ci.join("config.json"), Some(CI), None).unwrap();
+        assert_eq!(find("config.json"), "found");
+        link(Path::new("config.json"), &ci.join("link.json"), CI);
+        assert_eq!(find("link.json"), "found");
+        // And after the daemon wrote through the link.
+        chown(ci.join("config.json"), Some(DAEMON), None).unwrap();
+        assert_eq!(find("link.json"), "found");
+    }
+
+    #[test]
+    fn a_daemon_that_a_group_lets_in_is_led_into_no_other_users_file() {
+        let Some((above, ci, deploy)) = homes() else { return };
+        let find = |path: &Path| kind(Place::find_as(DAEMON, path, expected(CI)));
+        for (name, to) in [("file", "config.json"), ("nothing", "missing.json")] {
+            link(&deploy.join(to), &ci.join(name), CI);
+            assert_ne!(find(&ci.join(name)), "found", "{name}");
+        }
+        link(&deploy, &ci.join("folder"), CI);
+        assert_ne!(find(&ci.join("folder/config.json")), "found");
+        link(&above.path().join("etc.json"), &ci.join("root"), CI);
+        assert_ne!(find(&ci.join("root")), "found");
+        // Another one who got into the folder.
+        chown(ci.join("config.json"), Some(DEPLOY), None).unwrap();
+        assert_eq!(find(&ci.join("config.json")), "foreign_file");
+    }
+
+    #[test]
+    fn a_folder_of_another_group_is_no_place_even_without_a_link() {
+        let Some((_above, _, deploy)) = homes() else { return };
+        let file = deploy.join("config.json");
+        assert_eq!(kind(Place::find_as(DAEMON, &file, expected(CI))), "foreign_folder");
+        assert_eq!(kind(Place::find_as(DAEMON, &file, expected(DEPLOY))), "found");
+        // Whoever owns the folder needs no group to be let in, nor does anybody where all may write.
+        assert_eq!(kind(Place::find_as(DEPLOY, &file, expected(CI))), "found");
+        fs::set_permissions(&deploy, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(kind(Place::find_as(DAEMON, &file, expected(CI))), "found");
+    }
 }

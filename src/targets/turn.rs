@@ -157,7 +157,7 @@ impl Work {
         if changed.is_empty() {
             return None;
         }
-        let old = file::read(path, attributes.owner).ok()?;
+        let old = file::read(path, *attributes).ok()?;
         if old.identity != *identity || !attributes.fit(&old) {
             return None;
         }
@@ -196,7 +196,7 @@ impl Work {
         if !outcome.is_prepared && *write == Write::InPlace {
             // Before it is read: it needs the file for itself, and half of one is no document.
             let mended = copy_of(&self.options, &self.shared.memory)
-                .and_then(|copy| in_place::mend(path, attributes.owner, &copy));
+                .and_then(|copy| in_place::mend(path, *attributes, &copy));
             match mended {
                 Ok(true) => {
                     info!(target_file = %path.display(), "mended what a killed writer left");
@@ -205,7 +205,7 @@ impl Work {
                 Err(error) => return Turn::Failed(None, error.into()),
             }
         }
-        let old = match file::read(path, attributes.owner) {
+        let old = match file::read(path, *attributes) {
             Ok(old) => old,
             Err(error) => return Turn::Failed(None, error.into()),
         };
@@ -312,7 +312,7 @@ impl Work {
         let Options { path, attributes, .. } = &self.options;
         let written = in_place::write(
             path,
-            attributes.owner,
+            *attributes,
             &copy_of(&self.options, &self.shared.memory)?,
             edit,
         )?;
@@ -585,7 +585,7 @@ pub(super) fn take_away(
         })
     };
     for _ in 0..MOST_ROUNDS {
-        let old = file::read(path, attributes.owner)?;
+        let old = file::read(path, *attributes)?;
         if let Err(reason) = Document::parse(&old.content) {
             return Err(TargetError::Invalid { path: path.clone(), reason });
         }
@@ -597,7 +597,7 @@ pub(super) fn take_away(
             }
             Write::InPlace => {
                 drop(old);
-                in_place::write(path, attributes.owner, &copy_of(options, memory)?, &edit)?
+                in_place::write(path, *attributes, &copy_of(options, memory)?, &edit)?
                     .unwrap_or(replace::Outcome::Overtaken)
             }
         };

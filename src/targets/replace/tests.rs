@@ -53,7 +53,7 @@ impl Folder {
     }
 
     fn replace(&self) -> Result<Outcome, FileError> {
-        let old = file::read(&self.path(), None)?;
+        let old = file::read(&self.path(), Attributes::default())?;
         match edit(&old.content) {
             Some(content) => replace(&old, &[bytes(&content)], &edit, &Attributes::default()),
             None => Ok(Outcome::Overtaken),
@@ -93,7 +93,7 @@ fn nothing_is_left_but_the_file() {
         panic!("{outcome:?}")
     };
     assert_eq!(found, protection);
-    let now = file::read(&folder.path(), None).unwrap().identity;
+    let now = file::read(&folder.path(), Attributes::default()).unwrap().identity;
     assert!(now.is_moved(written));
     assert!(folder.content().contains(OURS));
     assert_eq!(folder.names(), ["config.json"]);
@@ -107,7 +107,7 @@ fn a_file_that_is_not_there_is_made_and_not_over_another() {
     assert!(matches!(outcome, Outcome::Replaced { .. }));
 
     fs::remove_file(folder.path()).unwrap();
-    let old = file::read(&folder.path(), None).unwrap();
+    let old = file::read(&folder.path(), Attributes::default()).unwrap();
     put(&folder.path(), "{}");
     let outcome = replace(&old, &[b"{}"], &edit, &Attributes::default());
     assert_eq!(outcome.unwrap(), Outcome::Overtaken);
@@ -118,7 +118,7 @@ fn a_file_that_is_not_there_is_made_and_not_over_another() {
 #[test]
 fn a_file_that_is_gone_is_not_brought_back() {
     let folder = Folder::new("{}");
-    let old = file::read(&folder.path(), None).unwrap();
+    let old = file::read(&folder.path(), Attributes::default()).unwrap();
     fs::remove_file(folder.path()).unwrap();
     let new = SecretString::from("{}");
     let outcome = replace(&old, &[bytes(&new)], &edit, &Attributes::default()).unwrap();
@@ -229,7 +229,7 @@ fn what_was_merged_is_not_merged_again_after_a_crash() {
         assert!(hook::killed_in(|| drop(hook::with(hook, || folder.replace()))));
         assert!(folder.content().contains("b.io") && folder.content().contains(OURS), "{point}");
         let before = folder.content();
-        let found = file::read(&folder.path(), None).unwrap();
+        let found = file::read(&folder.path(), Attributes::default()).unwrap();
         leftovers::clear(&found, &edit, &Attributes::default()).unwrap();
         assert_eq!(folder.names(), ["config.json"], "{point}");
         assert_eq!(folder.content(), before, "{point}");
@@ -257,7 +257,7 @@ fn provoked_conflicts_lose_and_resurrect_nothing() {
         };
         let others_of_hook = Rc::clone(&others);
         let hook = once_at("exchange", move || others_of_hook.borrow_mut().act(&act));
-        let old = file::read(&folder.path(), None).unwrap();
+        let old = file::read(&folder.path(), Attributes::default()).unwrap();
         // A new token each time.
         let edit = |text: &[u8]| {
             let host = "gcr.io".parse().unwrap();
@@ -490,7 +490,7 @@ proptest! {
             let _: Value = serde_json::from_str(&text).unwrap();
         }
         // The next start.
-        let found = file::read(&folder.path(), None).unwrap();
+        let found = file::read(&folder.path(), Attributes::default()).unwrap();
         leftovers::clear(&found, &edit, &Attributes::default()).unwrap();
         for _ in 0..3 {
             folder.replace().unwrap();
