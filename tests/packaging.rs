@@ -176,7 +176,7 @@ fn manual_of_the_settings() -> Result<String> {
 }
 
 /// Whether a folder of the repository has what was generated, and nothing else. It is written anew if
-/// FRESHCREDS_WRITE is set (`make manual`).
+/// `FRESHCREDS_WRITE` is set (`make manual`).
 fn is_as_generated(generated: &Path, shipped: &str) -> Result<()> {
     let list = |folder: &Path| -> Result<BTreeMap<OsString, String>> {
         let mut files = BTreeMap::new();

@@ -553,7 +553,8 @@ async fn in_place_a_write_that_was_killed_is_mended() {
         });
         assert!(killed);
         let was_mended =
-            in_place::mend(&options.path, options.attributes, &in_place::Copy::at(copy.clone())).unwrap();
+            in_place::mend(&options.path, options.attributes, &in_place::Copy::at(copy.clone()))
+                .unwrap();
         assert_eq!(was_mended, point == "cut in place", "{point}");
         let _: serde_json::Value = serde_json::from_str(&bench.content()).unwrap();
         assert!(bench.content().ends_with(r#""x":1}"#) && !copy.exists());

@@ -3,6 +3,8 @@
 //!
 //! `make test-system` runs it; `cargo test` alone does not, since a release build is part of it.
 
+#[path = "../support/booted.rs"]
+mod booted;
 #[expect(dead_code, reason = "shared with the demo and the other tests, which use other parts")]
 #[path = "../../examples/demo/cloud.rs"]
 mod cloud;
@@ -17,6 +19,8 @@ mod machine;
 
 mod clients;
 mod image;
+mod package;
 #[path = "../support/image.rs"]
 mod shipped;
 mod sidecar;
+mod units;

@@ -105,7 +105,7 @@ services:
         command
             .env("DOCKER_HOST", self.engine.socket())
             .env("DOCKER_SOCKET", self.engine.socket().trim_start_matches("unix://"))
-            .env("FRESHCREDS_REGISTRIES", "")
+            .env("FRESHCREDS_REGISTRIES", self.cloud.ecr_registry().host())
             .env("FRESHCREDS_IMAGE", "freshcreds")
             .env("APPLICATION_IMAGE", clients::NAME)
             .env("WATCHER_IMAGE", clients::NAME)
