@@ -33,11 +33,15 @@ async fn the_daemon_gets_its_identity_from_systemd_and_serves_its_group() -> Res
     booted.sh("systemctl daemon-reload").await?;
     booted.fails("systemctl start freshcreds").await?;
     booted.sh("systemctl status freshcreds | grep -q 243/CREDENTIALS || journalctl -u freshcreds | grep -q 'step CREDENTIALS'").await?;
-    booted.sh("systemctl reset-failed freshcreds").await?;
+    // It would try again by itself.
+    booted.sh("systemctl stop freshcreds; systemctl reset-failed freshcreds || true").await?;
 
     booted.sh("cd /etc/freshcreds/credentials && install -m 600 /host/aws aws && install -m 600 /host/key.json google.json").await?;
     booted.sh("systemctl start freshcreds").await?;
     booted.until("freshcreds check").await?;
+    booted
+        .until("systemctl show -p StatusText freshcreds | grep '2 of 2 registries are ready'")
+        .await?;
     // Type=notify, a line of status, the watchdog; as its own user.
     let shown = booted
         .sh("systemctl show -p WatchdogUSec,User,ActiveState,StatusText,NRestarts freshcreds")
@@ -117,7 +121,7 @@ async fn each_user_has_an_instance_with_its_own_settings_file_and_socket() -> Re
         let status = booted.sh(&format!("{listen} freshcreds status --json")).await?;
         let status: Value = serde_json::from_str(&status)?;
         assert_eq!(
-            status["checks"]["credentials"].as_array().map(Vec::len),
+            status["checks"]["registry:credential"].as_array().map(Vec::len),
             Some(registries),
             "{user}"
         );
@@ -253,17 +257,16 @@ async fn no_link_of_one_user_leads_the_daemon_to_anothers_file() -> Result<()> {
     let victim = "cat /home/deploy/.docker/config.json; stat -c '%U:%G %a' /home/deploy/.docker/config.json; ls -A /home/deploy/.docker";
     for (link, trouble) in [
         // The file: to what is there, to what is not there yet, and out of the way.
-        ("ln -s /home/deploy/.docker/config.json /home/ci/.docker/config.json", "foreign_link"),
-        ("ln -s /home/deploy/.docker/new.json /home/ci/.docker/config.json", "foreign_link"),
+        ("ln -sf /home/deploy/.docker/config.json /home/ci/.docker/config.json", "foreign_folder"),
+        ("ln -sf /home/deploy/.docker/new.json /home/ci/.docker/config.json", "foreign_folder"),
         (
-            "ln -s /var/lib/freshcreds/docker/config.json /home/ci/.docker/config.json",
+            "ln -sf /var/lib/freshcreds/docker/config.json /home/ci/.docker/config.json",
             "foreign_link",
         ),
-        ("ln -s /etc/new.json /home/ci/.docker/config.json", "foreign_link"),
+        ("ln -sf /etc/new.json /home/ci/.docker/config.json", "foreign_folder"),
     ] {
-        booted
-            .sh(&format!("rm -f /home/ci/.docker/config.json && runuser -u ci -- {link}"))
-            .await?;
+        // In one step: what is missing is back at once.
+        booted.sh(&format!("runuser -u ci -- {link}")).await?;
         refuses(&booted, trouble).await.context(link)?;
         booted.fails("test -e /etc/new.json").await?;
         ensure!(!booted.sh(victim).await?.contains("new.json"), "{link}");
