@@ -16,10 +16,10 @@ use crate::machine::{Done, LIMIT, Machine, ecr_registry, ended_with, put, run, w
 use crate::shipped;
 
 /// How often a token is renewed while the applications pull.
-const ROTATIONS: usize = 5;
+const ROTATIONS: usize = 4;
 
-/// How long a token lives here.
-const LIFE: Duration = Duration::from_secs(12);
+/// How long a token lives here: half of it is enough for all that is done with one.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// All of `dist/compose` at once, on the machine's own network: the stand-ins listen on loopback.
 struct Composition {
@@ -105,7 +105,7 @@ services:
         command
             .env("DOCKER_HOST", self.engine.socket())
             .env("DOCKER_SOCKET", self.engine.socket().trim_start_matches("unix://"))
-            .env("FRESHCREDS_REGISTRIES", self.cloud.ecr_registry().host())
+            .env("FRESHCREDS_REGISTRIES", self.hosts())
             .env("FRESHCREDS_IMAGE", "freshcreds")
             .env("APPLICATION_IMAGE", clients::NAME)
             .env("WATCHER_IMAGE", clients::NAME)
@@ -150,6 +150,10 @@ services:
         })
         .await?;
         self.registry.accept_only(newest.username, &newest.password)
+    }
+
+    fn hosts(&self) -> String {
+        format!("{},{}", self.cloud.ecr_registry().host(), self.registry.host)
     }
 
     fn image(&self) -> String {
