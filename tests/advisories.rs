@@ -1,6 +1,7 @@
 //! `.ci/advisories` against databases made up for it: a weakness fails the check, and so does not knowing.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -103,7 +104,7 @@ fn a_word_that_is_neither_is_refused() -> Result<()> {
 
 // --- the database ---------------------------------------------------------------------------------
 
-/// A git repository in the layout of RustSec's, which git takes for the public one, and a place for our
+/// A git repository in the layout of `RustSec`'s, which git takes for the public one, and a place for our
 /// copy of it.
 struct Database(TempDir);
 
@@ -116,13 +117,12 @@ impl Database {
             let id = format!("RUSTSEC-2026-{}", 9990 + number);
             let folder = origin.join("crates").join(name);
             fs::create_dir_all(&folder)?;
-            fs::write(
-                folder.join(format!("{id}.md")),
-                format!(
-                    "```toml\n[advisory]\nid = \"{id}\"\npackage = \"{name}\"\ndate = \"2026-01-01\"\n{more}\n\
-                     [versions]\npatched = []\n```\n\n# Made up\n\nFor a test.\n"
-                ),
-            )?;
+            let advisory = format!(
+                "```toml\n[advisory]\nid = \"{id}\"\npackage = \"{name}\"\ndate = \"2026-01-01\"\n{more}\n\
+                 [versions]\npatched = []\n```\n\n# Made up\n\nFor a test.\n"
+            );
+            let path = folder.join(format!("{id}.md"));
+            fs::File::create_new(path)?.write_all(advisory.as_bytes())?;
         }
         for git in [
             &["init", "--quiet", "--initial-branch", "main"][..],

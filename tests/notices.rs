@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,7 +70,7 @@ sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[
 
     let folder = tempfile::tempdir()?;
     let wrong = folder.path().join("wrong.json");
-    fs::write(&wrong, read(BILL)?.replacen("\"SHA-256\"", "\"SHA-257\"", 1))?;
+    put(&wrong, &read(BILL)?.replacen("\"SHA-256\"", "\"SHA-257\"", 1))?;
     ensure!(!validate(&wrong)?, "a validator that accepts anything");
     Ok(())
 }
@@ -78,7 +79,11 @@ sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[
 fn the_licence_texts_are_those_of_the_crates_in_the_program() -> Result<()> {
     let texts = licence_texts()?;
     if std::env::var_os("FRESHCREDS_WRITE").is_some() {
-        fs::write(root().join(TEXTS), texts)?;
+        let kept = root().join(TEXTS);
+        if kept.exists() {
+            fs::remove_file(&kept)?;
+        }
+        put(&kept, &texts)?;
         return Ok(());
     }
     let kept = read(TEXTS)?;
@@ -224,6 +229,10 @@ fn said_by(command: &mut Command) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} fails:\n{complaint}");
     Ok(String::from_utf8(output.stdout)?)
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    Ok(fs::File::create_new(path)?.write_all(text.as_bytes())?)
 }
 
 fn read(path: &str) -> Result<String> {
