@@ -1,12 +1,20 @@
 # What a person, a test machine and .ci/run call. `make` alone lists it.
 
 CARGO_DENY := 0.20.2
+CARGO_AUDIT := 0.22.2
+CARGO_CYCLONEDX := 0.5.9
 CARGO_FUZZ := 0.13.1
 CARGO_DEB := 3.8.0
 CARGO := cargo
 BASES := local
+# Whether `check` fails where the RustSec database cannot be had: `required`, or `if-reachable`.
+ADVISORIES := required
 
-.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories bench bench-setup
+# $(call tool,NAME,VERSION[,FLAGS]): installs cargo-NAME if this very version is not there.
+tool = @$(CARGO) $(1) --version 2>/dev/null | grep -q ' $(subst .,\.,$(2))$$' \
+	|| $(CARGO) install cargo-$(1) --version $(2) --locked --debug $(3)
+
+.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories notices notices-check cargo-deny cargo-audit cargo-cyclonedx bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +73,11 @@ fuzz: ## ten minutes of any bytes for a config.json; needs a nightly compiler
 	mkdir -p fuzz/target/corpus
 	$(CARGO) +nightly fuzz run document fuzz/target/corpus fuzz/corpus/document -- -max_total_time=600
 
-setup: ## install the tools that the tests drive: registries, clients, helm, systemd
+setup: cargo-deny cargo-audit ## install the tools that the tests drive: registries, clients, helm, systemd
 	tests/setup.sh
 
-check: fmt clippy deny doc ## all that a reviewer should not have to say
+# The advisories come last, so that the last lines say if nothing is known of them.
+check: fmt clippy deny doc notices-check advisories ## all that a reviewer should not have to say; without a network: ADVISORIES=if-reachable
 
 fmt:
 	$(CARGO) fmt --check
@@ -76,16 +85,32 @@ fmt:
 clippy:
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
-deny: # licences, bans and sources; needs no network once the tool is there
-	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY)' \
-		|| $(CARGO) install cargo-deny --version $(CARGO_DENY) --locked
+deny: cargo-deny # licences, bans and sources; needs no network once the tool is there
 	$(CARGO) deny --locked check bans licenses sources
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-advisories: ## ask the RustSec database about every dependency; needs github.com
-	$(CARGO) deny --locked check advisories
+advisories: cargo-deny cargo-audit ## ask the RustSec database about every dependency; needs github.com
+	.ci/advisories $(ADVISORIES)
+
+notices: cargo-cyclonedx ## write the bill of materials and the licence texts anew, after a change of dependencies
+	dist/notices/sbom.sh >dist/notices/freshcreds.cdx.json
+	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test notices -- the_licence_texts
+
+# The texts are held against the crates' sources by `cargo test`, which needs no tool for it.
+notices-check: cargo-cyclonedx
+	dist/notices/sbom.sh | diff dist/notices/freshcreds.cdx.json - >&2 || { echo 'run `make notices`' >&2; exit 1; }
+
+cargo-deny:
+	$(call tool,deny,$(CARGO_DENY))
+
+# Without reading compiled programs, which is most of what it would have to be built for.
+cargo-audit:
+	$(call tool,audit,$(CARGO_AUDIT),--no-default-features)
+
+cargo-cyclonedx:
+	$(call tool,cyclonedx,$(CARGO_CYCLONEDX))
 
 bench: bench-setup ## measure us beside the peers, in one run, as ratios
 	$(CARGO) build --locked --release --bin freshcreds --example large_file --example bare_endpoint

