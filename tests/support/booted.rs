@@ -227,7 +227,8 @@ pub(crate) async fn package() -> Result<&'static Path> {
 }
 
 /// systemd, and what reads or writes `config.json`.
-const DEBIAN: &str = "systemd,systemd-sysv,dbus,procps,docker.io,skopeo,ca-certificates,jq,man-db";
+const DEBIAN: &str =
+    "systemd,systemd-sysv,dbus,procps,cron,docker.io,skopeo,ca-certificates,jq,man-db";
 
 /// A release build, or a Debian from a mirror far away.
 const LONG: Duration = Duration::from_mins(30);
