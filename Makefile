@@ -83,7 +83,7 @@ fmt:
 	$(CARGO) fmt --check
 
 clippy:
-	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --locked --all-targets --test system --all-features -- -D warnings
 
 deny: cargo-deny # licences, bans and sources; needs no network once the tool is there
 	$(CARGO) deny --locked check bans licenses sources

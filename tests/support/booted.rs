@@ -201,7 +201,7 @@ async fn root(folder: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The Debian package, of the program that FRESHCREDS_BINARY names, else of a release build.
+/// The Debian package, of the program that `FRESHCREDS_BINARY` names, else of a release build.
 pub(crate) async fn package() -> Result<&'static Path> {
     static PACKAGE: OnceCell<PathBuf> = OnceCell::const_new();
     let made = PACKAGE.get_or_try_init(async || {
@@ -217,7 +217,7 @@ pub(crate) async fn package() -> Result<&'static Path> {
         for entry in std::fs::read_dir(folder.join("target/debian"))? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(&format!("freshcreds_{version}-1_")) && name.ends_with(".deb") {
+            if name.starts_with(&format!("freshcreds_{version}-1_")) {
                 return Ok(path);
             }
         }

@@ -310,9 +310,10 @@ async fn several_users(booted: &Booted) -> Result<()> {
         .await?;
     let mut text = booted.sh("cat /etc/freshcreds/config.toml").await?;
     for user in ["ci", "deploy"] {
-        text += &format!(
-            "# {user}\n[[target]]\npath = \"/home/{user}/.docker/config.json\"\nowner = \"freshcreds\"\ngroup = \"{user}\"\nmode = \"0660\"\n"
-        );
+        let path = format!("/home/{user}/.docker/config.json");
+        let target =
+            format!("[[target]]\npath = \"{path}\"\nowner = \"freshcreds\"\ngroup = \"{user}\"");
+        text.extend(["# ", user, "\n", target.as_str(), "\nmode = \"0660\"\n"]);
     }
     booted.put("/etc/freshcreds/config.toml", &text).await
 }
