@@ -385,16 +385,19 @@ fn what_the_dockerfile_copies_is_let_through_to_the_build() -> Result<()> {
 
 #[test]
 fn compose_shares_the_folder_and_waits_for_health() -> Result<()> {
-    let compose = documents(&read("dist/compose/compose.yaml")?)?.remove(0);
-    let freshcreds = &compose["services"]["freshcreds"];
-    let application = &compose["services"]["application"];
+    let service = |file: &str, name: &str| -> Result<Value> {
+        let file = documents(&read(&format!("dist/compose/{file}.yaml"))?)?.remove(0);
+        Ok(file["services"][name].clone())
+    };
+    let freshcreds = service("compose", "freshcreds")?;
     assert_eq!(freshcreds["volumes"][0], format!("credentials:{FOLDER}"));
-    assert_eq!(application["volumes"][0], format!("credentials:{FOLDER}:ro"));
-    for service in [freshcreds, application] {
-        assert_eq!(service["environment"]["DOCKER_CONFIG"], FOLDER);
-        assert_eq!(service["user"], "65532:65532");
+    assert_eq!(freshcreds["user"], "65532:65532");
+    for application in ["reader", "engine", "watcher"] {
+        let application = service(application, application)?;
+        assert_eq!(application["volumes"][0], format!("credentials:{FOLDER}:ro"));
+        assert_eq!(application["environment"]["DOCKER_CONFIG"], FOLDER);
+        assert_eq!(application["depends_on"]["freshcreds"]["condition"], "service_healthy");
     }
-    assert_eq!(application["depends_on"]["freshcreds"]["condition"], "service_healthy");
     Ok(())
 }
 
