@@ -32,7 +32,7 @@ debian=(
     curl:curl jq:jq git:git unzip:unzip strace:strace ip:iproute2 openssl:openssl tmux:tmux  # small tools of the tests
     faketime:faketime setfacl:acl setfattr:attr chattr:e2fsprogs                  # what a file can have beside its mode
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
-    skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io  # clients that read config.json
+    skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io docker-compose:docker-compose  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
     mmdebstrap:mmdebstrap qemu-aarch64-static:qemu-user-static  # the image's builder; runs what is for arm64
     prometheus:prometheus promtool:prometheus                   # loads the alert rules, and scrapes
