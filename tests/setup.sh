@@ -34,6 +34,7 @@ debian=(
     systemd-analyze:systemd ps:procps                           # judge the units, which call kill
     skopeo:skopeo podman:podman buildah:buildah docker:docker.io dockerd:docker.io docker-compose:docker-compose  # clients that read config.json
     docker-registry:docker-registry                             # the registry that they log in to
+    systemd-nspawn:systemd-container lintian:lintian nsenter:util-linux         # boots machines, judges the package
     mmdebstrap:mmdebstrap qemu-aarch64-static:qemu-user-static  # the image's builder; runs what is for arm64
     prometheus:prometheus promtool:prometheus                   # loads the alert rules, and scrapes
     python3:python3                                             # see also python_venv below
