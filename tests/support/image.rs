@@ -60,14 +60,30 @@ impl<'engine> Container<'engine> {
         machine: &Machine,
         options: &[&str],
     ) -> Result<Self> {
+        let image = image(engine).await?;
+        Self::beside(engine, machine, &[&CONFINED[..], options, &[image]].concat()).await
+    }
+
+    /// Runs it as a line of ours says, which begins with options and has the image in it.
+    pub(crate) async fn as_told(
+        engine: &'engine Engine,
+        machine: &Machine,
+        words: &[&str],
+    ) -> Result<Self> {
+        let here = ["--network=host", "--health-interval=1s"];
+        Self::beside(engine, machine, &[&here[..], words].concat()).await
+    }
+
+    /// Runs one beside a cloud on loopback, with the machine's settings.
+    async fn beside(engine: &'engine Engine, machine: &Machine, words: &[&str]) -> Result<Self> {
         let mut command = engine.docker();
-        command.args(["run", "--detach"]).args(CONFINED).args(options);
+        command.args(["run", "--detach"]);
         for (name, value) in in_container(machine)? {
             command.arg("--env").arg(format!("{name}={value}"));
         }
         let home = machine.home().display();
         command.arg("--volume").arg(format!("{home}:{SETTINGS}:ro"));
-        Self::made(engine, command.arg(image(engine).await?)).await
+        Self::made(engine, command.args(words)).await
     }
 
     async fn made(engine: &'engine Engine, command: &mut Command) -> Result<Self> {

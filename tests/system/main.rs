@@ -20,6 +20,7 @@ mod machine;
 mod clients;
 mod image;
 mod package;
+mod quick_starts;
 mod recipes;
 #[path = "../support/image.rs"]
 mod shipped;
