@@ -108,6 +108,29 @@ fn every_make_target_and_script_that_a_workflow_names_is_there() -> Result<()> {
 }
 
 #[test]
+fn a_job_in_a_container_lets_git_read_the_checkout_first() -> Result<()> {
+    let mut count = 0;
+    for path in workflows()? {
+        let workflow = yaml(&fs::read_to_string(&path)?)?;
+        for (job, it) in workflow["jobs"].as_object().context("no jobs")? {
+            if it["container"].is_null() {
+                continue;
+            }
+            let mut scripts = it["steps"].as_array().into_iter().flatten();
+            let first = scripts.find_map(|step| step["run"].as_str()).unwrap_or_default();
+            ensure!(
+                first == "git config --system --add safe.directory \"$GITHUB_WORKSPACE\"",
+                "{}, {job}: starts with `{first}`",
+                path.display()
+            );
+            count += 1;
+        }
+    }
+    ensure!(count >= 1, "no job is in a container");
+    Ok(())
+}
+
+#[test]
 fn shellcheck_accepts_what_the_workflows_run() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for (number, step) in steps()?.iter().enumerate() {
