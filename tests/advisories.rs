@@ -152,6 +152,8 @@ impl Database {
             .args(["-c", "exec \"$0\" \"$1\" 2>&1"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/advisories"))
             .arg(mode)
+            // Whoever runs the tests may want colours; in the middle of a sentence, they hide it from `contains`.
+            .env("CARGO_TERM_COLOR", "never")
             .env("ADVISORIES_FOLDER", self.0.path().join("copy"))
             .env("GIT_CONFIG_COUNT", "1")
             .env("GIT_CONFIG_KEY_0", format!("url.{}.insteadOf", self.origin().display()))
