@@ -10,11 +10,11 @@ BASES := local
 # Whether `check` fails where the RustSec database cannot be had: `required`, or `if-reachable`.
 ADVISORIES := required
 
-# $(call tool,NAME,VERSION[,FLAGS]): installs cargo-NAME if this very version is not there.
-tool = @$(CARGO) $(1) --version 2>/dev/null | grep -q ' $(subst .,\.,$(2))$$' \
+# $(call tool,NAME,VERSION[,FLAGS]): installs cargo-NAME if this very version is not there. Some say their name, too.
+tool = @$(CARGO) $(1) --version 2>/dev/null | grep -qE '(^| )$(subst .,\.,$(2))$$' \
 	|| $(CARGO) install cargo-$(1) --version $(2) --locked --debug $(3)
 
-.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories notices notices-check cargo-deny cargo-audit cargo-cyclonedx bench bench-setup
+.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories notices notices-check cargo-deny cargo-audit cargo-cyclonedx cargo-deb bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,9 +27,7 @@ manual: ## write the manual pages and the shells' completions anew, after a chan
 	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test packaging -- the_manual_pages the_completions
 
 # BINARY=FILE packs that program instead of building one.
-package: ## the Debian package: target/debian/*.deb
-	@$(CARGO) deb --version 2>/dev/null | grep -qx '$(CARGO_DEB)' \
-		|| $(CARGO) install cargo-deb --version $(CARGO_DEB) --locked --debug
+package: cargo-deb ## the Debian package: target/debian/*.deb
 ifdef BINARY
 	install -D $(BINARY) target/package/release/freshcreds
 	CARGO_TARGET_DIR=target/package $(CARGO) deb --no-build --strip --output target/debian/
@@ -101,6 +99,9 @@ notices: cargo-cyclonedx ## write the bill of materials and the licence texts an
 # The texts are held against the crates' sources by `cargo test`, which needs no tool for it.
 notices-check: cargo-cyclonedx
 	dist/notices/sbom.sh | diff dist/notices/freshcreds.cdx.json - >&2 || { echo 'run `make notices`' >&2; exit 1; }
+
+cargo-deb:
+	$(call tool,deb,$(CARGO_DEB))
 
 cargo-deny:
 	$(call tool,deny,$(CARGO_DENY))

@@ -4,14 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-fn read(path: &str) -> Result<String> {
-    let path = root().join(path);
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
+use crate::repository::{read, root};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+#[expect(dead_code, reason = "shared with other tests, which use other parts of it")]
+#[path = "support/repository.rs"]
+mod repository;
 
 fn documents() -> Result<Vec<PathBuf>> {
     let mut documents = Vec::new();

@@ -4,12 +4,17 @@
 //! A tool that is missing fails its tests and says so; none is skipped.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use freshcreds::trouble::Kind;
 use serde_json::Value;
+
+use crate::repository::{outcome, read, root};
+
+#[expect(dead_code, reason = "shared with other tests, which use other parts of it")]
+#[path = "support/repository.rs"]
+mod repository;
 
 #[test]
 fn promtool_takes_the_rules() -> Result<()> {
@@ -170,20 +175,9 @@ fn alerts() -> Result<Vec<Alert>> {
 /// What promtool says, who must be content.
 fn promtool(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("promtool");
-    let output = command.current_dir(root()).args(arguments).output();
-    let output = output.context("promtool cannot be run: run `make setup`")?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    ensure!(output.status.success(), "promtool {arguments:?}:\n{said}");
+    let (is_content, said) = outcome(command.current_dir(root()).args(arguments))?;
+    ensure!(is_content, "promtool {arguments:?}:\n{said}");
     Ok(said)
-}
-
-fn read(path: &str) -> Result<String> {
-    std::fs::read_to_string(root().join(path)).with_context(|| path.to_owned())
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 const RULES: &str = "dist/monitoring/freshcreds.rules.yaml";

@@ -6,12 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+
+use crate::repository::{put, read, root, tool};
+
+#[expect(dead_code, reason = "shared with other tests, which use other parts of it")]
+#[path = "support/repository.rs"]
+mod repository;
 
 const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 const BILL: &str = "dist/notices/freshcreds.cdx.json";
@@ -61,8 +66,7 @@ fn the_bill_of_materials_follows_the_schema_of_cyclonedx() -> Result<()> {
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read()) or '') or None)";
-    let python = root().join("target/tools/cyclonedx/bin/python");
-    ensure!(python.is_file(), "the validator is not in target/tools: run `make setup`");
+    let python = tool("cyclonedx/bin/python")?;
     let validate = |path: &Path| -> Result<bool> {
         Ok(Command::new(&python).args(["-c", VALIDATE]).arg(path).status()?.success())
     };
@@ -229,16 +233,4 @@ fn said_by(command: &mut Command) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} fails:\n{complaint}");
     Ok(String::from_utf8(output.stdout)?)
-}
-
-fn put(path: &Path, text: &str) -> Result<()> {
-    Ok(fs::File::create_new(path)?.write_all(text.as_bytes())?)
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -5,14 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
 use serde_json::Value;
+
+use crate::repository::{documents, outcome, put, read, root};
+
+#[path = "support/repository.rs"]
+mod repository;
 
 // --- systemd -------------------------------------------------------------------------------------
 
@@ -334,7 +338,7 @@ fn the_command_in_the_readme_of_the_chart_works() -> Result<()> {
     let said = succeeds(
         system("sh")
             .current_dir(root())
-            .env("HELM", tool_path("helm")?)
+            .env("HELM", repository::tool("bin/helm")?)
             .env("HOME", home.path())
             .env("KUBECONFIG", "/dev/null")
             .args(["-euc", &format!("{command} --dry-run=client")]),
@@ -436,7 +440,11 @@ const UNITS: &str = "dist/systemd";
 const EXPOSURE: u8 = 12;
 /// Of a service whose user is root.
 const EXPOSURE_OF_ROOT: u8 = 18;
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 12] = [
+    ".ci/run",
+    ".ci/advisories",
+    ".ci/release-notes",
+    ".ci/release-archive",
     "tests/setup.sh",
     "dist/image/build.sh",
     "dist/image/compile.sh",
@@ -444,19 +452,8 @@ const SCRIPTS: [&str; 7] = [
     "dist/debian/postinst",
     "dist/debian/prerm",
     "dist/debian/postrm",
+    "dist/notices/sbom.sh",
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
-}
-
-fn put(path: &Path, text: &str) -> Result<()> {
-    Ok(File::create_new(path)?.write_all(text.as_bytes())?)
-}
 
 fn read_file(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -531,23 +528,6 @@ fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
     variables.iter().find(|it| it["name"] == name).map_or(&Value::Null, |it| &it["value"])
 }
 
-/// YAML read by the parser that kubernetes-validate brings along.
-fn documents(yaml: &str) -> Result<Vec<Value>> {
-    const TO_JSON: &str =
-        "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
-    let mut command = Command::new(root().join("target/tools/lint/bin/python"));
-    let mut python = command
-        .args(["-c", TO_JSON])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|cause| missing(&command, cause))?;
-    python.stdin.take().context("no input")?.write_all(yaml.as_bytes())?;
-    let output = python.wait_with_output()?;
-    ensure!(output.status.success(), "this is no YAML:\n{yaml}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
 // --- how they ask ---------------------------------------------------------------------------------
 
 fn helm(verb: &str) -> Result<Command> {
@@ -559,15 +539,9 @@ fn helm(verb: &str) -> Result<Command> {
 
 /// A tool that `make setup` puts below `target/tools`.
 fn tool(name: &str) -> Result<Command> {
-    let mut command = Command::new(tool_path(name)?);
+    let mut command = Command::new(repository::tool(&format!("bin/{name}"))?);
     command.current_dir(root());
     Ok(command)
-}
-
-fn tool_path(name: &str) -> Result<PathBuf> {
-    let path = root().join("target/tools/bin").join(name);
-    ensure!(path.is_file(), "`{name}` is not in target/tools/bin: run `make setup`");
-    Ok(path)
 }
 
 /// A program of the system.
@@ -586,21 +560,5 @@ fn fails(command: &mut Command) -> Result<String> {
     match outcome(command)? {
         (false, said) => Ok(said),
         (true, said) => bail!("{command:?} should have failed:\n{said}"),
-    }
-}
-
-/// Whether the command was content, and all that it said.
-fn outcome(command: &mut Command) -> Result<(bool, String)> {
-    let output = command.output().map_err(|cause| missing(command, cause))?;
-    let said = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
-}
-
-fn missing(command: &Command, cause: std::io::Error) -> anyhow::Error {
-    let program = command.get_program().display();
-    if cause.kind() == ErrorKind::NotFound {
-        anyhow::Error::new(cause).context(format!("`{program}` is missing: run `make setup`"))
-    } else {
-        anyhow::Error::new(cause).context(format!("cannot run `{program}`"))
     }
 }

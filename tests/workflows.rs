@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+
+use crate::repository::{documents, outcome, put, read, root, tool};
+
+#[path = "support/repository.rs"]
+mod repository;
 
 #[test]
 fn actionlint_accepts_the_workflows() -> Result<()> {
@@ -112,7 +115,7 @@ fn every_make_target_and_script_that_a_workflow_names_is_there() -> Result<()> {
 fn a_job_in_a_container_lets_git_read_the_checkout_first() -> Result<()> {
     let mut count = 0;
     for path in workflows()? {
-        let workflow = yaml(&fs::read_to_string(&path)?)?;
+        let workflow = documents(&fs::read_to_string(&path)?)?.remove(0);
         for (job, it) in workflow["jobs"].as_object().context("no jobs")? {
             if it["container"].is_null() {
                 continue;
@@ -145,16 +148,6 @@ fn shellcheck_accepts_what_the_workflows_run() -> Result<()> {
             "{}: what comes from outside goes by `env`",
             step.place
         );
-    }
-    Ok(())
-}
-
-#[test]
-fn shellcheck_accepts_the_scripts() -> Result<()> {
-    for script in SCRIPTS {
-        let (content, said) =
-            outcome(Command::new(tool("bin/shellcheck")?).arg(root().join(script)))?;
-        ensure!(content, "{said}");
     }
     Ok(())
 }
@@ -245,14 +238,6 @@ fn an_archive_of_a_release_is_the_same_each_time_and_has_what_a_user_needs() -> 
 
 // --- what the tests ask ---------------------------------------------------------------------------
 
-const SCRIPTS: [&str; 5] = [
-    ".ci/run",
-    ".ci/advisories",
-    ".ci/release-notes",
-    ".ci/release-archive",
-    "dist/notices/sbom.sh",
-];
-
 struct Step {
     /// Workflow and job.
     place: String,
@@ -263,7 +248,7 @@ struct Step {
 fn steps() -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     for path in workflows()? {
-        let workflow = yaml(&fs::read_to_string(&path)?)?;
+        let workflow = documents(&fs::read_to_string(&path)?)?.remove(0);
         for (job, it) in workflow["jobs"].as_object().context("no jobs")? {
             let place = format!("{}, {job}", path.display());
             for step in it["steps"].as_array().into_iter().flatten() {
@@ -305,46 +290,4 @@ impl CopyForRelease {
     fn notes(&self, tag: &str) -> Result<(bool, String)> {
         outcome(Command::new(self.0.path().join(".ci/release-notes")).arg(tag))
     }
-}
-
-/// YAML read by the parser that kubernetes-validate brings along.
-fn yaml(text: &str) -> Result<Value> {
-    // `on` is a truth to YAML 1.1, which JSON takes for no key.
-    const TO_JSON: &str = "import json, sys, yaml
-json.dump({str(key): value for key, value in yaml.safe_load(sys.stdin).items()}, sys.stdout)";
-    let mut python = Command::new(tool("lint/bin/python")?)
-        .args(["-c", TO_JSON])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    python.stdin.take().context("no input")?.write_all(text.as_bytes())?;
-    let output = python.wait_with_output()?;
-    ensure!(output.status.success(), "this is no YAML:\n{text}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// What `make setup` puts below `target/tools`.
-fn tool(name: &str) -> Result<PathBuf> {
-    let path = root().join("target/tools").join(name);
-    ensure!(path.exists(), "`{name}` is not in target/tools: run `make setup`");
-    Ok(path)
-}
-
-/// Whether the command was content, and all that it said.
-fn outcome(command: &mut Command) -> Result<(bool, String)> {
-    let output = command.output().with_context(|| format!("{command:?}: run `make setup`"))?;
-    let said = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
-}
-
-fn put(path: &Path, text: &str) -> Result<()> {
-    Ok(fs::File::create_new(path)?.write_all(text.as_bytes())?)
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
