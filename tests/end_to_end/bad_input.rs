@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use freshcreds::status::Verdict as Health;
 
 use crate::cloud::{Cloud, Fault, Options};
-use crate::machine::{Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, put, run, tool, until};
+use crate::machine::{
+    Daemon, Done, LIMIT, Machine, PROGRAM, ended_with, free_port, put, run, tool, until,
+};
 
 /// What somebody had before we came.
 const BEFORE: &str = "{\"auths\":{\"example.com\":{\"auth\":\"c29tZW9uZTplbHNl\"}}}\n";
@@ -295,7 +297,7 @@ impl Impostor {
             .arg("-out")
             .arg(&certificate);
         ended_with(&run(&mut command).await?, 0)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let mut command = machine.command("openssl");
         command.args([
             "s_server",
@@ -555,7 +557,7 @@ struct Moto {
 
 impl Moto {
     async fn start(machine: &Machine) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let child = machine
             .command(tool("moto_server"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])

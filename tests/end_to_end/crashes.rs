@@ -12,7 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Options};
-use crate::machine::{Done, LIMIT, Machine, PROGRAM, campaign, ended_with, pause, run, tell};
+use crate::machine::{
+    Done, LIMIT, Machine, PROGRAM, campaign, ecr_registry, ended_with, pause, run, tell,
+};
 
 /// Somebody's file, with an old entry of ours in the middle.
 fn before(cloud: &Cloud) -> String {
@@ -33,10 +35,7 @@ impl Scene {
     async fn new() -> Result<Self> {
         let (mut machine, cloud) = Machine::in_cloud(Options::default()).await?;
         // One registry, so that every run takes the same steps.
-        machine.settings(&format!(
-            "[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n",
-            cloud.ecr_registry().host()
-        ))?;
+        machine.settings(&ecr_registry(&cloud))?;
         let before = before(&cloud);
         Ok(Self { machine, cloud, before })
     }

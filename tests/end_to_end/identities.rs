@@ -18,7 +18,7 @@ use freshcreds::status::Verdict as Health;
 use tokio::task::JoinSet;
 
 use crate::cloud::{Cloud, Options};
-use crate::machine::{LIMIT, Machine, ended_with, put, run};
+use crate::machine::{LIMIT, Machine, ecr_registry, ended_with, put, run};
 
 const KEY_ID: &str = "identity-under-test";
 
@@ -29,10 +29,7 @@ async fn machine() -> Result<(Machine, Cloud)> {
     cloud.trust_access_key(KEY_ID);
     let mut machine = Machine::new()?;
     machine.set("AWS_ENDPOINT_URL_ECR", cloud.ecr_endpoint());
-    machine.settings(&format!(
-        "[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n",
-        cloud.ecr_registry().host()
-    ))?;
+    machine.settings(&ecr_registry(&cloud))?;
     Ok((machine, cloud))
 }
 

@@ -11,7 +11,9 @@ use tokio::time::timeout;
 use crate::cloud::{Cloud, Options};
 use crate::distribution::Distribution;
 use crate::engine::Engine;
-use crate::machine::{Daemon, Done, LIMIT, Machine, ended_with, run, wait_until};
+use crate::machine::{
+    Daemon, Done, LIMIT, Machine, ecr, ecr_registry, ended_with, run, wait_until,
+};
 
 /// Everything that the tests of this file need.
 struct Chain {
@@ -28,12 +30,7 @@ impl Chain {
         let options = Options { short_tokens: true, ..Options::default() };
         let (mut machine, cloud) = Machine::in_cloud(options).await?;
         let registry = Distribution::start(&machine).await?;
-        machine.settings(&format!(
-            "[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n\
-             [[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n",
-            registry.host,
-            cloud.ecr_registry().host()
-        ))?;
+        machine.settings(&(ecr(&registry.host) + &ecr_registry(&cloud)))?;
         let daemon = machine.daemon().await?;
         daemon.wait_for(|report| report.status == Health::Pass).await?;
         let chain = Self { machine, cloud, registry, daemon };

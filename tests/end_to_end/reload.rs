@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::cloud::{Fault, Options};
 use crate::machine::{
-    LIMIT, Machine, ecr_registry, ended_with, google_registry, now, pause, registries,
+    LIMIT, Machine, ecr, ecr_registry, ended_with, google_registry, now, pause, registries,
 };
 
 const FOREIGN: &str = r#"{"auths":{"example.com":{"auth":"c29tZW9uZTplbHNl"}},"x":1}"#;
@@ -115,9 +115,7 @@ async fn a_token_that_its_registry_refuses_is_not_written_and_not_called_ready()
     machine.put_docker_config(FOREIGN)?;
     // Another account's registry: it takes Google's tokens, and no others.
     let foreign = cloud.google_registry().host();
-    let settings =
-        format!("[[registry]]\nhost = \"{foreign}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n");
-    machine.settings(&settings)?;
+    machine.settings(&ecr(foreign))?;
     let done = machine.freshcreds(&["once"]).await?;
     ended_with(&done, 1)?;
     ensure!(done.stderr.contains("\"kind\":\"rejected\""), "{}", done.stderr);

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::machine::{Done, LIMIT, Machine, ended_with, pause, run, until};
+use crate::machine::{Done, LIMIT, Machine, ended_with, pause, run, turn, until};
 
 /// It runs until it is dropped.
 pub(crate) struct Booted {
@@ -42,9 +42,7 @@ impl Booted {
     /// One on which nothing is installed yet; the package lies in /packages.
     pub(crate) async fn bare(machine: &Machine) -> Result<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/booted");
-        std::fs::create_dir_all(&folder)?;
-        let turn = File::create(folder.join("turn"))?;
-        let turn = tokio::task::spawn_blocking(move || turn.lock().map(|()| turn)).await??;
+        let turn = turn(&folder).await?;
         let root = root(&folder).await?;
         let package = package().await?;
         let packages = package.parent().context("no folder")?;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use tokio::process::Child;
 
-use crate::machine::{Machine, put, wait_until};
+use crate::machine::{Machine, free_port, put, wait_until};
 
 /// Debian's `docker-registry`, with a password file that follows the token.
 pub(crate) struct Distribution {
@@ -54,9 +54,4 @@ impl Distribution {
         put(&new, &format!("{user}:{hash}\n"))?;
         Ok(std::fs::rename(new, &self.passwords)?)
     }
-}
-
-/// A port of loopback that nobody has just now.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::machine::{LIMIT, Machine, run, wait_until};
+use crate::machine::{LIMIT, Machine, run, turn, wait_until};
 
 /// It runs until it is told to stop.
 pub(crate) struct Engine {
@@ -31,10 +31,7 @@ impl Engine {
     /// One that keeps its images and what it built from one test to the next. They take turns.
     pub(crate) async fn with_images() -> Result<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/engine");
-        std::fs::create_dir_all(&folder)?;
-        let turn = File::create(folder.join("turn"))?;
-        let turn = tokio::task::spawn_blocking(move || turn.lock().map(|()| turn)).await??;
-        Self::start_in(&folder, "overlay2", Some(turn)).await
+        Self::start_in(&folder, "overlay2", Some(turn(&folder).await?)).await
     }
 
     async fn start_in(folder: &Path, storage: &str, turn: Option<File>) -> Result<Self> {

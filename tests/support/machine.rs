@@ -298,7 +298,11 @@ pub(crate) fn registries(cloud: &Cloud) -> String {
 
 /// Settings for its ECR.
 pub(crate) fn ecr_registry(cloud: &Cloud) -> String {
-    let host = cloud.ecr_registry().host();
+    ecr(cloud.ecr_registry().host())
+}
+
+/// Settings for a registry that takes ECR's tokens.
+pub(crate) fn ecr(host: &str) -> String {
     format!("[[registry]]\nhost = \"{host}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n")
 }
 
@@ -327,6 +331,18 @@ pub(crate) async fn wait_until(condition: impl AsyncFn() -> bool) -> Result<()> 
         }
     };
     timeout(LIMIT, waiting).await.context("it did not come about")
+}
+
+/// A port of loopback that nobody has just now.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until nobody else uses what a folder is for; it is made. Ours until this is dropped.
+pub(crate) async fn turn(folder: &Path) -> Result<std::fs::File> {
+    std::fs::create_dir_all(folder)?;
+    let turn = std::fs::File::create(folder.join("turn"))?;
+    Ok(tokio::task::spawn_blocking(move || turn.lock().map(|()| turn)).await??)
 }
 
 /// A folder of programs that `make setup` installs.

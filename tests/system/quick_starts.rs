@@ -9,7 +9,7 @@ use crate::cloud::Options;
 use crate::engine::Engine;
 use crate::machine::{Machine, ended_with, run};
 use crate::shipped::{Container, Volume, image};
-use crate::units::{in_cloud, settings};
+use crate::units::{in_cloud, inspect, settings};
 
 #[tokio::test]
 async fn the_debian_package_is_started_as_the_readme_says() -> Result<()> {
@@ -30,10 +30,7 @@ async fn the_debian_package_is_started_as_the_readme_says() -> Result<()> {
             bail!("no test knows this line: {line}");
         }
     }
-    let pull = format!(
-        "runuser -u jenkins -- env HOME=/var/lib/jenkins skopeo inspect --tls-verify=false docker://{}",
-        cloud.ecr_registry().image()
-    );
+    let pull = format!("runuser -u jenkins -- env HOME=/var/lib/jenkins {}", inspect(&cloud));
     booted.until(&pull).await?;
     booted.stop().await
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::booted::Booted;
 use crate::cloud::{Cloud, Options};
-use crate::machine::{LIMIT, until};
-use crate::units::{in_cloud, settings};
+use crate::machine::free_port;
+use crate::units::{in_cloud, inspect, lapse, settings};
 
 /// Lives of which two pass while a job looks on.
 const SHORT: Options = Options {
@@ -53,8 +53,7 @@ async fn jobs_of_agents_with_a_user_of_their_own_find_fresh_credentials() -> Res
             );
             booted.until(&job).await.context(section)?;
             // And when the tokens of now are dead.
-            let last = cloud.ecr().issued().pop().context("nothing was issued")?;
-            until(LIMIT, || Ok(last.is_over())).await?;
+            lapse(&cloud).await?;
             booted.sh(&job).await.context(section)?;
         }
     }
@@ -66,7 +65,7 @@ async fn the_runner_and_the_jobs_of_gitlabs_docker_executor_read_one_file_each()
     let (machine, cloud) = in_cloud(SHORT).await?;
     let booted = Booted::start(&machine).await?;
     settings(&booted, &cloud).await?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let root = format!("FRESHCREDS_LISTEN=127.0.0.1:{port}\n");
     booted.put("/etc/default/freshcreds-root", &root).await?;
     let recipe = Recipe::read("GitLab runner, docker executor")?;
@@ -142,9 +141,5 @@ impl Recipe {
 
 /// There is no engine on the machine: skopeo asks for the image, by the same file.
 fn with_skopeo(line: &str, cloud: &Cloud) -> String {
-    let image = format!("docker://{}", cloud.ecr_registry().image());
-    line.replace(
-        &format!("docker pull {IMAGE}"),
-        &format!("skopeo inspect --tls-verify=false {image}"),
-    )
+    line.replace(&format!("docker pull {IMAGE}"), &inspect(cloud))
 }

@@ -10,9 +10,11 @@ use tokio::time::timeout;
 
 use crate::clients;
 use crate::cloud::{Cloud, Fault, Options, Verdict};
-use crate::distribution::{Distribution, free_port};
+use crate::distribution::Distribution;
 use crate::engine::Engine;
-use crate::machine::{Done, LIMIT, Machine, ecr_registry, ended_with, put, run, wait_until};
+use crate::machine::{
+    Done, LIMIT, Machine, ecr, ecr_registry, ended_with, free_port, put, run, wait_until,
+};
 use crate::shipped;
 
 /// How often a token is renewed while the applications pull.
@@ -40,14 +42,7 @@ impl Composition {
         shipped::image(&engine).await?;
         clients::ready(&engine).await?;
         let settings = machine.home().join("freshcreds.toml");
-        put(
-            &settings,
-            &format!(
-                "{}[[registry]]\nhost = \"{}\"\nkind = \"ecr\"\nregion = \"eu-west-1\"\n",
-                ecr_registry(&cloud),
-                registry.host,
-            ),
-        )?;
+        put(&settings, &(ecr_registry(&cloud) + &ecr(&registry.host)))?;
         let this = Self { cloud, registry, engine, machine, settings, port: free_port()? };
         put(&this.here(), &this.what_is_different_here())?;
         // What a run that was killed has left.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::booted::Booted;
 use crate::cloud::{Cloud, Options};
 use crate::distribution::Distribution;
-use crate::machine::{LIMIT, Machine, ecr_registry, put, registries, until};
+use crate::machine::{LIMIT, Machine, ecr_registry, free_port, put, registries, until};
 
 #[tokio::test]
 async fn the_daemon_gets_its_identity_from_systemd_and_serves_its_group() -> Result<()> {
@@ -73,16 +73,13 @@ async fn the_daemon_gets_its_identity_from_systemd_and_serves_its_group() -> Res
     booted.fails("runuser -u ci -- cat /run/credentials/freshcreds.service/aws").await?;
     booted.fails("runuser -u ci -- cat /etc/freshcreds/credentials/aws").await?;
     let pull = format!(
-        "runuser -u ci -- env DOCKER_CONFIG=/var/lib/freshcreds/docker \
-         skopeo inspect --authfile {file} --tls-verify=false docker://{}/{}",
-        cloud.ecr_registry().host(),
-        Cloud::IMAGE
+        "runuser -u ci -- env DOCKER_CONFIG=/var/lib/freshcreds/docker {} --authfile {file}",
+        inspect(&cloud)
     );
     booted.sh(&pull).await?;
 
     // The tokens of the first seconds are dead by then, and others are there.
-    let first = cloud.ecr().issued().first().cloned().context("no token")?;
-    until(LIMIT, || Ok(first.is_over())).await?;
+    lapse(&cloud).await?;
     booted.sh(&pull).await?;
     booted.sh("freshcreds check").await?;
 
@@ -136,22 +133,12 @@ async fn each_user_has_an_instance_with_its_own_settings_file_and_socket() -> Re
     booted.fails("runuser -u ci -- env FRESHCREDS_LISTEN=unix:/run/freshcreds/jenkins/health.sock freshcreds check").await?;
 
     // The user logs in by itself, and keeps that.
-    let login = format!(
-        "runuser -l ci -c 'DOCKER_HOST=unix:///nowhere docker login -u someone -p else {}'",
-        other.host
-    );
-    booted.sh(&login).await?;
-    let first = cloud.ecr().issued().last().cloned().context("no token")?;
-    until(LIMIT, || Ok(first.is_over())).await?;
+    booted.sh(&login("ci", &other)).await?;
+    lapse(&cloud).await?;
     booted.sh("FRESHCREDS_LISTEN=unix:/run/freshcreds/ci/health.sock freshcreds check").await?;
     let file: Value = serde_json::from_str(&booted.sh("cat /home/ci/.docker/config.json").await?)?;
     assert!(file["auths"][&other.host]["auth"].is_string(), "{file}");
-    let pull = format!(
-        "runuser -l ci -c 'skopeo inspect --tls-verify=false docker://{}/{}'",
-        cloud.ecr_registry().host(),
-        Cloud::IMAGE
-    );
-    booted.sh(&pull).await?;
+    booted.sh(&format!("runuser -l ci -c '{}'", inspect(&cloud))).await?;
 
     // Whoever puts a link in the place of their folder gets nothing written that they could not write.
     booted
@@ -212,20 +199,13 @@ async fn one_daemon_without_root_keeps_the_files_of_two_users_apart() -> Result<
     for round in 0..2 {
         for (user, elses) in [("ci", "deploy"), ("deploy", "ci")] {
             let file = format!("/home/{user}/.docker/config.json");
-            booted.sh(&format!("runuser -l {user} -c 'DOCKER_HOST=unix:///nowhere docker login -u someone -p else {}'", other.host)).await?;
-            let pull = |user: &str, file: &str| {
-                format!(
-                    "runuser -u {user} -- skopeo inspect --authfile {file} --tls-verify=false docker://{}/{}",
-                    cloud.ecr_registry().host(),
-                    Cloud::IMAGE
-                )
-            };
-            booted.sh(&pull(user, &file)).await.with_context(|| format!("round {round}"))?;
+            booted.sh(&login(user, &other)).await?;
+            let pull = format!("runuser -u {user} -- {} --authfile {file}", inspect(&cloud));
+            booted.sh(&pull).await.with_context(|| format!("round {round}"))?;
             booted.fails(&format!("runuser -u {elses} -- cat {file}")).await?;
             booted.fails(&format!("runuser -u {elses} -- ls /home/{user}/.docker/")).await?;
         }
-        let last = cloud.ecr().issued().last().cloned().context("no token")?;
-        until(LIMIT, || Ok(last.is_over())).await?;
+        lapse(&cloud).await?;
         booted.until("freshcreds check").await?;
         for user in ["ci", "deploy"] {
             let file = booted.sh(&format!("cat /home/{user}/.docker/config.json")).await?;
@@ -326,6 +306,24 @@ async fn refuses(booted: &Booted, trouble: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a user does who has credentials of their own for another registry.
+fn login(user: &str, other: &Distribution) -> String {
+    let login =
+        format!("DOCKER_HOST=unix:///nowhere docker login -u someone -p else {}", other.host);
+    format!("runuser -l {user} -c '{login}'")
+}
+
+/// What a reader does: it asks the registry for an image, by the file that it finds.
+pub(crate) fn inspect(cloud: &Cloud) -> String {
+    format!("skopeo inspect --tls-verify=false docker://{}", cloud.ecr_registry().image())
+}
+
+/// Waits until the newest token of now is worth nothing any more.
+pub(crate) async fn lapse(cloud: &Cloud) -> Result<()> {
+    let newest = cloud.ecr().issued().pop().context("nothing was issued")?;
+    until(LIMIT, || Ok(newest.is_over())).await
+}
+
 /// A cloud, and identities for it in files that a booted machine sees in /host.
 pub(crate) async fn in_cloud(options: Options) -> Result<(Machine, Cloud)> {
     let (machine, cloud) = Machine::in_cloud(options).await?;
@@ -340,7 +338,7 @@ pub(crate) async fn in_cloud(options: Options) -> Result<(Machine, Cloud)> {
 
 /// Both registries, in the settings of the machine, and where its clouds are, in its variables.
 pub(crate) async fn settings(booted: &Booted, cloud: &Cloud) -> Result<()> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let text =
         format!("listen = \"127.0.0.1:{port}\"\nfetch_timeout = \"1s\"\n{}", registries(cloud));
     booted.put("/etc/freshcreds/config.toml", &text).await?;
