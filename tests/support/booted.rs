@@ -41,9 +41,7 @@ impl Booted {
 
     /// One on which nothing is installed yet; the package lies in /packages.
     pub(crate) async fn bare(machine: &Machine) -> Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/booted");
-        let turn = turn(&folder).await?;
-        let root = root(&folder).await?;
+        let (root, turn) = debian().await?;
         let package = package().await?;
         let packages = package.parent().context("no folder")?;
         let log = machine.home().join("console");
@@ -172,11 +170,13 @@ impl Drop for Booted {
     }
 }
 
-/// A Debian with what our users have on a build machine, made once.
-async fn root(folder: &Path) -> Result<PathBuf> {
+/// A Debian with what our users have on a build machine, made once; and the turn of who uses it.
+pub(crate) async fn debian() -> Result<(PathBuf, File)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/booted");
+    let turn = turn(&folder).await?;
     let (root, made) = (folder.join("root"), folder.join("made"));
     if std::fs::read_to_string(&made).is_ok_and(|text| text == DEBIAN) {
-        return Ok(root);
+        return Ok((root, turn));
     }
     if root.exists() {
         std::fs::remove_dir_all(&root)?;
@@ -196,7 +196,7 @@ async fn root(folder: &Path) -> Result<PathBuf> {
     ended_with(&done, 0)?;
     // Last, so that one that was cut short is made anew.
     crate::machine::put(&made, DEBIAN)?;
-    Ok(root)
+    Ok((root, turn))
 }
 
 /// The Debian package, of the program that `FRESHCREDS_BINARY` names, else of a release build.

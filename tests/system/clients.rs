@@ -1,27 +1,26 @@
-//! An image with the clients that people use, for the applications of the tests: Debian's docker and skopeo.
+//! An image with the clients that people use, for the applications of the tests: the Debian that other
+//! tests boot, which has docker's and skopeo.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use tokio::process::Command;
 
+use crate::booted::debian;
 use crate::engine::Engine;
-use crate::machine::run;
+use crate::machine::{ended_with, run};
 
 /// Its name in the engine.
-pub(crate) const NAME: &str = "freshcreds-test-clients:bookworm";
+pub(crate) const NAME: &str = "freshcreds-test-clients:booted";
 
 /// Makes the image, if this engine has none yet.
 pub(crate) async fn ready(engine: &Engine) -> Result<()> {
     if run(engine.docker().args(["image", "inspect", NAME])).await?.code == Some(0) {
         return Ok(());
     }
+    let (root, _turn) = debian().await?;
     let folder = tempfile::tempdir()?;
-    let root = folder.path().join("root.tar");
-    let mut made = Command::new("mmdebstrap");
-    made.args(["--quiet", "--variant=essential", "--include=docker.io,skopeo,ca-certificates"]);
-    let made = run(made.arg("bookworm").arg(&root)).await;
-    let made = made.context("mmdebstrap is missing: run `make setup`")?;
-    ensure!(made.code == Some(0), "no Debian could be made:\n{}", made.stderr);
-    let imported = run(engine.docker().arg("import").arg(&root).arg(NAME)).await?;
-    ensure!(imported.code == Some(0), "it could not be imported:\n{}", imported.stderr);
-    Ok(())
+    let archive = folder.path().join("root.tar");
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--numeric-owner", "--one-file-system", "--file"]).arg(&archive);
+    ended_with(&run(tar.arg("--directory").arg(root).arg(".")).await?, 0)?;
+    ended_with(&run(engine.docker().arg("import").arg(&archive).arg(NAME)).await?, 0)
 }

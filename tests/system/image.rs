@@ -437,7 +437,7 @@ impl Files {
 }
 
 /// A machine beside a cloud, for a container: its daemon listens where no other does.
-async fn in_cloud(options: Options) -> Result<(Machine, Cloud)> {
+pub(crate) async fn in_cloud(options: Options) -> Result<(Machine, Cloud)> {
     let (mut machine, cloud) = Machine::in_cloud(options).await?;
     // Port 0 would be another one for each command that asks the daemon.
     machine.set("FRESHCREDS_LISTEN", format!("unix:{FOLDER}/health.sock"));

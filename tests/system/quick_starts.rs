@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::booted::Booted;
 use crate::cloud::Options;
 use crate::engine::Engine;
-use crate::machine::{Machine, ended_with, run};
+use crate::machine::{ended_with, run};
 use crate::shipped::{Container, Volume, image};
 use crate::units::{in_cloud, inspect, settings};
 
@@ -55,7 +55,7 @@ async fn cargo_installs_the_program_as_the_readme_says() -> Result<()> {
 
 #[tokio::test]
 async fn a_container_is_started_as_the_readme_says() -> Result<()> {
-    let (machine, _cloud) = Machine::in_cloud(Options::default()).await?;
+    let (machine, _cloud) = crate::image::in_cloud(Options::default()).await?;
     let engine = Engine::with_images().await?;
     let volume = Volume::create(&engine, &["registry-auth"]).await?;
     let mut container = None;
