@@ -104,6 +104,14 @@ impl Place {
                         Some(found) if ours == ROOT || found.uid() != ours => found.uid(),
                         _ => above.uid(),
                     };
+                    if let Some(link) = owners_of_links.into_iter().find(|link| *link != owner) {
+                        return Err(FileError::ForeignLink {
+                            path: path.to_owned(),
+                            to: here,
+                            link,
+                            owner,
+                        });
+                    }
                     if let Some(group) = expected.group
                         && ours != ROOT
                         && ours != above.uid()
@@ -112,14 +120,6 @@ impl Place {
                     {
                         let path = folder_path;
                         return Err(FileError::ForeignFolder { path, found: above.gid(), group });
-                    }
-                    if let Some(link) = owners_of_links.into_iter().find(|link| *link != owner) {
-                        return Err(FileError::ForeignLink {
-                            path: path.to_owned(),
-                            to: here,
-                            link,
-                            owner,
-                        });
                     }
                     spots.insert((folder_path.clone(), step.clone()));
                     if let Some(name) = ahead.first().cloned() {
@@ -349,12 +349,12 @@ mod tests {
         let find = |path: &Path| kind(Place::find_as(DAEMON, path, expected(CI)));
         for (name, to) in [("file", "config.json"), ("nothing", "missing.json")] {
             link(&deploy.join(to), &ci.join(name), CI);
-            assert_ne!(find(&ci.join(name)), "found", "{name}");
+            assert_eq!(find(&ci.join(name)), "foreign_link", "{name}");
         }
         link(&deploy, &ci.join("folder"), CI);
-        assert_ne!(find(&ci.join("folder/config.json")), "found");
+        assert_eq!(find(&ci.join("folder/config.json")), "foreign_link");
         link(&above.path().join("etc.json"), &ci.join("root"), CI);
-        assert_ne!(find(&ci.join("root")), "found");
+        assert_eq!(find(&ci.join("root")), "foreign_link");
         // Another one who got into the folder.
         chown(ci.join("config.json"), Some(DEPLOY), None).unwrap();
         assert_eq!(find(&ci.join("config.json")), "foreign_file");

@@ -235,21 +235,18 @@ async fn no_link_of_one_user_leads_the_daemon_to_anothers_file() -> Result<()> {
     booted.sh("systemctl start freshcreds").await?;
     booted.until("freshcreds check").await?;
     let victim = "cat /home/deploy/.docker/config.json; stat -c '%U:%G %a' /home/deploy/.docker/config.json; ls -A /home/deploy/.docker";
-    for (link, trouble) in [
-        // The file: to what is there, to what is not there yet, and out of the way.
-        ("ln -sf /home/deploy/.docker/config.json /home/ci/.docker/config.json", "foreign_folder"),
-        ("ln -sf /home/deploy/.docker/new.json /home/ci/.docker/config.json", "foreign_folder"),
-        (
-            "ln -sf /var/lib/freshcreds/docker/config.json /home/ci/.docker/config.json",
-            "foreign_link",
-        ),
-        ("ln -sf /etc/new.json /home/ci/.docker/config.json", "foreign_folder"),
+    // The file: to what is there, to what is not there yet, and out of the way.
+    for to in [
+        "/home/deploy/.docker/config.json",
+        "/home/deploy/.docker/new.json",
+        "/var/lib/freshcreds/docker/config.json",
+        "/etc/new.json",
     ] {
         // In one step: what is missing is back at once.
-        booted.sh(&format!("runuser -u ci -- {link}")).await?;
-        refuses(&booted, trouble).await.context(link)?;
+        booted.sh(&format!("runuser -u ci -- ln -sf {to} /home/ci/.docker/config.json")).await?;
+        refuses(&booted, "foreign_link").await.context(to)?;
         booted.fails("test -e /etc/new.json").await?;
-        ensure!(!booted.sh(victim).await?.contains("new.json"), "{link}");
+        ensure!(!booted.sh(victim).await?.contains("new.json"), "{to}");
         booted.sh("runuser -u ci -- rm /home/ci/.docker/config.json").await?;
         booted.until("freshcreds check").await?;
     }
