@@ -13,7 +13,8 @@
 # certificates, if its network looks into TLS: --secret id=trusted,src=/etc/ssl/certs/ca-certificates.crt
 #
 # No `# syntax=` line: that frontend would have to be pulled, and the one that BuildKit has built in, in every
-# docker from 20.10 on, can do all that is asked for here.
+# docker from 20.10 on, can do all that is asked for here. Before 23, docker asks BuildKit only with
+# DOCKER_BUILDKIT=1.
 ARG BUILDER=rust:1.95-slim-bookworm
 ARG RUNTIME=gcr.io/distroless/static-debian12:nonroot
 

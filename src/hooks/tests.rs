@@ -161,13 +161,15 @@ async fn what_hangs_is_killed_with_all_that_it_started() {
 async fn a_signal_goes_to_the_process_that_a_file_names() {
     let bench = Bench::new();
     let mut child = Command::new("sh")
-        .args(["-c", "trap 'exit 42' HUP; while :; do sleep 0.01; done"])
+        // Not HUP, which this process may have been told to ignore (nohup): then its children cannot trap it.
+        .args(["-c", "trap 'exit 42' USR1; while :; do sleep 0.01; done"])
+        .kill_on_drop(true)
         .spawn()
         .unwrap();
     // Until it listens to the signal.
     Clock::system().sleep(Duration::from_millis(300)).await;
     let pid_file = bench.path("pid");
-    let tell = || Action::Tell { signal: "SIGHUP".parse().unwrap(), pid_file: pid_file.clone() };
+    let tell = || Action::Tell { signal: "SIGUSR1".parse().unwrap(), pid_file: pid_file.clone() };
     for (text, words) in
         [(None, "there is no"), (Some("none\n"), "the number"), (Some("1\n"), "the number")]
     {
@@ -184,7 +186,8 @@ async fn a_signal_goes_to_the_process_that_a_file_names() {
     let mut hook = bench.hook(tell(), &[]);
     bench.write("/one.json");
     hook.run_once(&CancellationToken::new()).await;
-    assert_eq!(child.wait().await.unwrap().code(), Some(42));
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    assert_eq!(ended.expect("it was not told").unwrap().code(), Some(42));
     assert_eq!(bench.trouble(), None);
     bench.write("/one.json");
     hook.run_once(&CancellationToken::new()).await;

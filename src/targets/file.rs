@@ -182,9 +182,7 @@ fn read_now(path: &Path, expected: Attributes, is_last: bool) -> Result<Found, F
     if !metadata.is_file() {
         return Err(FileError::NotAFile { path, what: describe(metadata.file_type()) });
     }
-    if metadata.len() > LARGEST {
-        return Err(FileError::TooLarge { path });
-    }
+    place.admit(&metadata)?;
     let is_leased = match lease::take(&file, Lease::AgainstWriters) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_last => {
@@ -193,14 +191,30 @@ fn read_now(path: &Path, expected: Attributes, is_last: bool) -> Result<Found, F
         // Somebody else's file, or a file system without leases.
         Err(_) => false,
     };
-    let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1);
-    file.read_to_end(&mut content).map_err(failed)?;
+    let content = read_whole(&mut file, &path)?;
     let after = file.metadata().map_err(failed)?;
     if Stat::from(&metadata) != Stat::from(&after) {
         return Err(FileError::Busy { path });
     }
     let identity = Identity(Some(Stat::from(&after)));
     Ok(Found { content, identity, place, file: Some(file), is_leased })
+}
+
+/// Reads a file from where it is to its end, unless it is larger than any `config.json`: whoever may write into the
+/// folder could have all memory be used up.
+pub(super) fn read_whole(file: &mut File, path: &Path) -> Result<Vec<u8>, FileError> {
+    let failed = |error| FileError::new(Step::Read, path, error);
+    let length = file.metadata().map_err(failed)?.len();
+    if length > LARGEST {
+        return Err(FileError::TooLarge { path: path.to_owned() });
+    }
+    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1);
+    // It may grow meanwhile.
+    file.take(LARGEST + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > LARGEST {
+        return Err(FileError::TooLarge { path: path.to_owned() });
+    }
+    Ok(content)
 }
 
 /// Why a file could not be read or replaced.

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::file::{FileError, Identity, Step};
+use super::file::{FileError, Identity, Step, read_whole};
 use super::lease::{self, Lease};
 use super::place::{Place, open_for_sync, remove};
 use super::points;
@@ -188,12 +188,10 @@ impl Opened {
     }
 
     fn read(&mut self) -> Result<Vec<u8>, FileError> {
-        let mut content = Vec::new();
         self.file
             .seek(SeekFrom::Start(0))
-            .and_then(|_| self.file.read_to_end(&mut content))
             .map_err(|error| FileError::new(Step::Read, &self.path, error))?;
-        Ok(content)
+        read_whole(&mut self.file, &self.path)
     }
 
     /// A full disk is told before anything has changed.

@@ -11,7 +11,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -20,7 +19,7 @@ use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
-use super::file::{FileError, Found, Step};
+use super::file::{FileError, Found, Step, read_whole};
 use super::place::{look, open_for_sync, remove};
 use super::replace::{self, Attributes, Edit, take_turn};
 
@@ -142,7 +141,7 @@ impl Left {
         let path = found.place.path();
         let Name::Exchange { new, .. } = self.meaning else { return Ok(()) };
         let is_as_we_left_it = found.identity.0.is_some_and(|stat| stat.inode == new);
-        let theirs = self.read(folder).map_err(|error| self.failed(found, error))?;
+        let theirs = self.read(folder, found)?;
         if is_as_we_left_it && let Ok(text) = String::from_utf8(theirs) {
             let content = edit(text.as_bytes()).unwrap_or_else(|| SecretString::from(text));
             // Nobody merges into the merged: should others write now, the next turn
@@ -173,14 +172,11 @@ impl Left {
         Ok(())
     }
 
-    fn read(&self, folder: &File) -> Result<Vec<u8>, Errno> {
+    fn read(&self, folder: &File, found: &Found) -> Result<Vec<u8>, FileError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(folder, &self.name, flags, Mode::empty())?;
-        let mut content = Vec::new();
-        File::from(file)
-            .read_to_end(&mut content)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        Ok(content)
+        let file = rustix::fs::openat(folder, &self.name, flags, Mode::empty())
+            .map_err(|error| self.failed(found, error))?;
+        read_whole(&mut File::from(file), &found.place.folder_path().join(&self.name))
     }
 
     fn failed(&self, found: &Found, error: Errno) -> FileError {

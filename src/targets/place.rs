@@ -22,12 +22,69 @@ use super::watch::Spot;
 
 /// A folder and a name in it.
 pub(super) struct Place {
-    /// `None` if there is no such folder.
-    folder: Option<File>,
+    folder: Folder,
     folder_path: PathBuf,
     name: OsString,
     /// The names that lead to it: each link, and the last one found.
     spots: BTreeSet<Spot>,
+    care: Care,
+}
+
+enum Folder {
+    There(File),
+    /// The last folder on the way that is there, its path, and the names that are missing.
+    Missing(File, PathBuf, Vec<OsString>),
+}
+
+/// In whose company a file is looked for.
+struct Care {
+    /// Who we are.
+    ours: u32,
+    expected: Attributes,
+    /// Of the links on the way that are neither root's nor our own.
+    owners_of_links: Vec<u32>,
+}
+
+impl Care {
+    /// Whether we may do more than those whose folders we walk.
+    fn is_needed(&self) -> bool {
+        self.ours == ROOT || self.expected.group.is_some()
+    }
+
+    /// Whether it was somebody else who put this into a folder that others may write to.
+    fn is_planted(&self, above: &Metadata, found: &Metadata) -> bool {
+        let is_shared = above.mode() & WRITABLE_BY_OTHERS != 0;
+        let owner = found.uid();
+        self.is_needed()
+            && is_shared
+            && ![ROOT, self.ours, above.uid()].contains(&owner)
+            && self.expected.owner != Some(owner)
+    }
+
+    /// Whose it is, what stands in a folder or will.
+    fn owner(&self, above: &Metadata, found: Option<&Metadata>) -> u32 {
+        match found {
+            // What we made in somebody's folder is theirs as much as the folder.
+            Some(found) if self.ours == ROOT || found.uid() != self.ours => found.uid(),
+            _ => above.uid(),
+        }
+    }
+
+    /// Somebody's link that leads to what is not theirs.
+    fn foreign_link(&self, owner: u32) -> Option<u32> {
+        self.owners_of_links.iter().copied().find(|link| *link != owner)
+    }
+
+    /// The group of a folder that is not of the group which should let us in.
+    ///
+    /// Whoever owns a folder that all may go through needs no group for it, nor does anybody in one where all may
+    /// write.
+    fn foreign_group(&self, above: &Metadata) -> Option<u32> {
+        let is_open = above.mode() & WRITABLE_BY_ALL != 0
+            || self.ours == above.uid() && above.mode() & OPEN_TO_ALL != 0;
+        let is_foreign = self.expected.group.is_some_and(|group| group != above.gid());
+        (self.ours != ROOT && is_foreign && !is_open).then(|| above.gid())
+    }
 }
 
 impl Place {
@@ -49,40 +106,32 @@ impl Place {
 
     fn find_as(ours: u32, path: &Path, expected: Attributes) -> Result<Self, FileError> {
         let failed = |at: &Path, error: Errno| FileError::new(Step::Resolve, at, error.into());
-        let is_careful = ours == ROOT || expected.group.is_some();
+        let mut care = Care { ours, expected, owners_of_links: Vec::new() };
         let mut folder_path = PathBuf::from(if path.is_absolute() { "/" } else { "." });
         let mut folder = open_folder(rustix::fs::CWD, &folder_path)
             .map_err(|error| failed(&folder_path, error))?;
         let mut ahead: Vec<OsString> = steps(path);
         let mut links = 0;
-        let mut owners_of_links = Vec::new();
         let mut spots = BTreeSet::new();
         while let Some(step) = ahead.pop() {
             let here = folder_path.join(&step);
-            let found = look(&folder, &step).map_err(|error| failed(&here, error))?;
-            if is_careful && let Some(found) = &found {
-                let above = metadata_of(&folder).map_err(|error| failed(&here, error))?;
-                let is_shared = above.mode() & WRITABLE_BY_OTHERS != 0;
-                let owner = found.uid();
-                if is_shared
-                    && ![ROOT, ours, above.uid()].contains(&owner)
-                    && expected.owner != Some(owner)
-                    && (found.is_symlink() || ahead.is_empty())
-                {
-                    return Err(FileError::Planted { path: here, owner });
-                }
-            }
+            let found = open(&folder, &step).map_err(|error| failed(&here, error))?;
             match found {
-                Some(found) if found.is_symlink() => {
+                Some((link, found)) if found.is_symlink() => {
+                    let above = metadata_of(&folder).map_err(|error| failed(&here, error))?;
+                    if care.is_planted(&above, &found) {
+                        return Err(FileError::Planted { path: here, owner: found.uid() });
+                    }
                     spots.insert((folder_path.clone(), step.clone()));
                     links += 1;
                     if links > MOST_LINKS {
                         return Err(FileError::Circle { path: path.to_owned() });
                     }
-                    if is_careful && ![ROOT, ours].contains(&found.uid()) {
-                        owners_of_links.push(found.uid());
+                    if care.is_needed() && ![ROOT, ours].contains(&found.uid()) {
+                        care.owners_of_links.push(found.uid());
                     }
-                    let link = rustix::fs::readlinkat(&folder, &step, Vec::new())
+                    // The very one that was looked at, whatever has its name by now.
+                    let link = rustix::fs::readlinkat(&link, "", Vec::new())
                         .map_err(|error| failed(&here, error))?;
                     let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
                     if link.is_absolute() {
@@ -97,42 +146,52 @@ impl Place {
                         .map_err(|error| failed(&here, error))?;
                     folder_path = here;
                 }
-                _ => {
-                    let above = metadata_of(&folder).map_err(|error| failed(&here, error))?;
-                    let owner = match &found {
-                        // What we made in somebody's folder is theirs as much as the folder.
-                        Some(found) if ours == ROOT || found.uid() != ours => found.uid(),
-                        _ => above.uid(),
-                    };
-                    if let Some(link) = owners_of_links.into_iter().find(|link| *link != owner) {
-                        return Err(FileError::ForeignLink {
-                            path: path.to_owned(),
-                            to: here,
-                            link,
-                            owner,
-                        });
-                    }
-                    if let Some(group) = expected.group
-                        && ours != ROOT
-                        && ours != above.uid()
-                        && group != above.gid()
-                        && above.mode() & WRITABLE_BY_ALL == 0
-                    {
-                        let path = folder_path;
-                        return Err(FileError::ForeignFolder { path, found: above.gid(), group });
-                    }
+                found => {
                     spots.insert((folder_path.clone(), step.clone()));
-                    if let Some(name) = ahead.first().cloned() {
-                        // Some folders are missing on the way.
-                        let on_the_way = ahead.iter().skip(1).rev();
-                        let folder_path = on_the_way.fold(here, |path, step| path.join(step));
-                        return Ok(Self { folder: None, folder_path, name, spots });
-                    }
-                    return Ok(Self { folder: Some(folder), folder_path, name: step, spots });
+                    let place = if let Some(name) = ahead.first().cloned() {
+                        let missing: Vec<_> =
+                            std::iter::once(step).chain(ahead.into_iter().skip(1).rev()).collect();
+                        let full =
+                            missing.iter().fold(folder_path.clone(), |path, step| path.join(step));
+                        let folder = Folder::Missing(folder, folder_path, missing);
+                        Self { folder, folder_path: full, name, spots, care }
+                    } else {
+                        let folder = Folder::There(folder);
+                        Self { folder, folder_path, name: step, spots, care }
+                    };
+                    place.admit_at(path, found.as_ref().map(|(_, found)| found))?;
+                    return Ok(place);
                 }
             }
         }
         Err(FileError::NotAFile { path: path.to_owned(), what: "a folder" })
+    }
+
+    /// Whether this file may be the one that stands here, or that has just stood here: under a name, there can be
+    /// another one at every look.
+    pub(super) fn admit(&self, found: &Metadata) -> Result<(), FileError> {
+        self.admit_at(&self.path(), Some(found))
+    }
+
+    fn admit_at(&self, path: &Path, found: Option<&Metadata>) -> Result<(), FileError> {
+        let (Folder::There(above) | Folder::Missing(above, ..)) = &self.folder;
+        let above = metadata_of(above)
+            .map_err(|error| FileError::new(Step::Resolve, &self.folder_path, error.into()))?;
+        if let Some(found) = found
+            && self.care.is_planted(&above, found)
+        {
+            return Err(FileError::Planted { path: self.path(), owner: found.uid() });
+        }
+        let owner = self.care.owner(&above, found);
+        if let Some(link) = self.care.foreign_link(owner) {
+            let (path, to) = (path.to_owned(), self.path());
+            return Err(FileError::ForeignLink { path, to, link, owner });
+        }
+        if let Some(found) = self.care.foreign_group(&above) {
+            let group = self.care.expected.group.unwrap_or(found);
+            return Err(FileError::ForeignFolder { path: self.folder_path.clone(), found, group });
+        }
+        Ok(())
     }
 
     /// The whole path.
@@ -157,21 +216,22 @@ impl Place {
 
     /// The open folder, if there is one.
     pub(super) fn folder(&self) -> Option<&File> {
-        self.folder.as_ref()
+        match &self.folder {
+            Folder::There(folder) => Some(folder),
+            Folder::Missing(..) => None,
+        }
     }
 
     /// The same place, with its folder made if it was missing.
     pub(super) fn with_folder(&self) -> Result<(File, &Path), FileError> {
-        if let Some(folder) = &self.folder {
-            let folder = folder.try_clone();
-            return Ok((
-                folder.map_err(|error| self.failed(Step::MakeFolder, error))?,
-                &self.folder_path,
-            ));
-        }
-        make_folder(&self.folder_path)?;
-        let folder = open_folder(rustix::fs::CWD, &self.folder_path)
-            .map_err(|error| self.failed(Step::MakeFolder, error.into()))?;
+        let folder = match &self.folder {
+            Folder::There(folder) => {
+                folder.try_clone().map_err(|error| self.failed(Step::MakeFolder, error))?
+            }
+            Folder::Missing(above, above_path, missing) => {
+                make_folders(above, above_path, missing)?
+            }
+        };
         Ok((folder, &self.folder_path))
     }
 
@@ -184,9 +244,17 @@ impl Place {
 ///
 /// It does not wait for a lease, as opening would.
 pub(super) fn look(folder: &File, name: &OsStr) -> Result<Option<Metadata>, Errno> {
+    Ok(open(folder, name)?.map(|(_, found)| found))
+}
+
+/// The same, and holds it.
+fn open(folder: &File, name: &OsStr) -> Result<Option<(File, Metadata)>, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(folder, name, flags, Mode::empty()) {
-        Ok(found) => metadata_of(&File::from(found)).map(Some),
+    match rustix::fs::openat(folder, name, flags, Mode::empty()).map(File::from) {
+        Ok(found) => {
+            let metadata = metadata_of(&found)?;
+            Ok(Some((found, metadata)))
+        }
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     }
@@ -229,6 +297,7 @@ pub(super) fn give_to_owner_of(folder: &File, made: &File) -> io::Result<()> {
 const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
+const OPEN_TO_ALL: u32 = 0o001;
 const FOLDER_MODE: u32 = 0o700;
 
 /// What Linux follows (`MAXSYMLINKS`).
@@ -251,35 +320,33 @@ fn open_folder(above: impl std::os::fd::AsFd, name: &Path) -> Result<File, Errno
     rustix::fs::openat(above, name, flags, Mode::empty()).map(File::from)
 }
 
-/// Makes the folder, for its owner only, as docker does; and those above it that
-/// are missing.
-fn make_folder(folder: &Path) -> Result<(), FileError> {
-    if folder.is_dir() {
-        return Ok(());
+/// Makes folders one in the other, for their owner only, as docker does. Each is reached from the one above it, which
+/// is held open: whoever owns that may put something else under the name.
+fn make_folders(above: &File, above_path: &Path, names: &[OsString]) -> Result<File, FileError> {
+    let mut path = above_path.to_owned();
+    let mut folder =
+        above.try_clone().map_err(|error| FileError::new(Step::MakeFolder, &path, error))?;
+    for name in names {
+        path.push(name);
+        folder = make_folder(&folder, name)
+            .map_err(|error| FileError::new(Step::MakeFolder, &path, error))?;
     }
-    let failed = |error: Errno| FileError::new(Step::MakeFolder, folder, error.into());
-    let above = match folder.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
-        _ => Path::new("."),
+    Ok(folder)
+}
+
+fn make_folder(above: &File, name: &OsStr) -> io::Result<File> {
+    let is_new = match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(FOLDER_MODE)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
     };
-    if above != folder {
-        make_folder(above)?;
+    if is_new {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = File::from(rustix::fs::openat(above, name, flags, Mode::empty())?);
+        made.set_permissions(std::fs::Permissions::from_mode(FOLDER_MODE))?;
+        give_to_owner_of(above, &made)?;
     }
-    let above = open_folder(rustix::fs::CWD, above).map_err(failed)?;
-    let name = Path::new(folder.file_name().unwrap_or_else(|| OsStr::new(".")));
-    match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(FOLDER_MODE)) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    }
-    // By its descriptor, since whoever owns the folder above may put something else
-    // under the name.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made =
-        rustix::fs::openat(&above, name, flags, Mode::empty()).map(File::from).map_err(failed)?;
-    made.set_permissions(std::fs::Permissions::from_mode(FOLDER_MODE))
-        .and_then(|()| give_to_owner_of(&above, &made))
-        .map_err(|error| FileError::new(Step::MakeFolder, folder, error))
+    Ok(open_folder(above, Path::new(name))?)
 }
 
 #[cfg(test)]
@@ -366,9 +433,47 @@ mod tests {
         let file = deploy.join("config.json");
         assert_eq!(kind(Place::find_as(DAEMON, &file, expected(CI))), "foreign_folder");
         assert_eq!(kind(Place::find_as(DAEMON, &file, expected(DEPLOY))), "found");
-        // Whoever owns the folder needs no group to be let in, nor does anybody where all may write.
+        // Whoever owns a folder that all may go through needs no group, nor does anybody where all may write.
+        assert_eq!(kind(Place::find_as(DEPLOY, &file, expected(CI))), "foreign_folder");
+        fs::set_permissions(&deploy, fs::Permissions::from_mode(0o0755)).unwrap();
         assert_eq!(kind(Place::find_as(DEPLOY, &file, expected(CI))), "found");
         fs::set_permissions(&deploy, fs::Permissions::from_mode(0o1777)).unwrap();
         assert_eq!(kind(Place::find_as(DAEMON, &file, expected(CI))), "found");
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_after_the_look_is_looked_at_again() {
+        let Some((above, _, _)) = homes() else { return };
+        let shared = above.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        let file = shared.join("config.json");
+        File::create(&file).unwrap();
+        let place = Place::find(&file, Attributes::default()).unwrap();
+        place.admit(&fs::metadata(&file).unwrap()).unwrap();
+        chown(&file, Some(CI), None).unwrap();
+        let planted = place.admit(&fs::metadata(&file).unwrap()).unwrap_err();
+        assert_eq!(planted.kind().as_str(), "foreign_file");
+    }
+
+    #[test]
+    fn folders_are_made_where_the_way_ended_and_not_where_a_new_link_leads() {
+        let above = tempfile::tempdir().unwrap();
+        let (home, elsewhere) = (above.path().join("home"), above.path().join("elsewhere"));
+        fs::create_dir_all(home.join(".config")).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        let path = home.join(".config/containers/deep/auth.json");
+        let place = Place::find(&path, Attributes::default()).unwrap();
+        // Whoever owns the home is quicker.
+        fs::rename(home.join(".config"), home.join("moved")).unwrap();
+        symlink(&elsewhere, home.join(".config")).unwrap();
+        place.with_folder().unwrap();
+        assert!(home.join("moved/containers/deep").is_dir());
+        assert!(!elsewhere.join("containers").exists());
+        // And what they put in the place of the next folder is not followed.
+        let place =
+            Place::find(&home.join("moved/further/auth.json"), Attributes::default()).unwrap();
+        symlink(&elsewhere, home.join("moved/further")).unwrap();
+        assert!(place.with_folder().is_err());
     }
 }

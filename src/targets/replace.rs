@@ -26,7 +26,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,10 +35,10 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags}
 use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::file::{FileError, Found, Identity, Stat, Step};
+use super::file::{FileError, Found, Identity, Stat, Step, read_whole};
 use super::lease::{self, Lease};
 use super::leftovers::Name;
-use super::place::{give_to_owner_of, look, open_for_sync, remove};
+use super::place::{Place, give_to_owner_of, look, open_for_sync, remove};
 use super::points;
 
 /// How a text is changed so that it holds what it should; `None` if there is
@@ -129,7 +129,13 @@ pub fn replace(
     attributes: &Attributes,
 ) -> Result<Outcome, FileError> {
     let (folder, folder_path) = old.place.with_folder()?;
-    let site = Site { folder: &folder, folder_path, name: old.place.name(), attributes };
+    let site = Site {
+        place: &old.place,
+        folder: &folder,
+        folder_path,
+        name: old.place.name(),
+        attributes,
+    };
     let _turn = take_turn(&folder);
     points::before("create");
     let new = site.fresh(old.identity.0.zip(old.file.as_ref()), content)?;
@@ -163,7 +169,7 @@ pub fn probe(old: &Found) -> Result<Option<Protection>, FileError> {
     }
     let attributes = &Attributes::default();
     let folder_path = old.place.folder_path();
-    let site = Site { folder, folder_path, name: old.place.name(), attributes };
+    let site = Site { place: &old.place, folder, folder_path, name: old.place.name(), attributes };
     let (one, other) = (site.fresh(None, &[])?, site.fresh(None, &[])?);
     let exchanged =
         rustix::fs::renameat_with(folder, &one.name, folder, &other.name, RenameFlags::EXCHANGE);
@@ -207,6 +213,7 @@ pub(super) fn take_turn(folder: &File) -> Option<File> {
 
 /// A folder, and the name in it that is replaced.
 struct Site<'a> {
+    place: &'a Place,
     folder: &'a File,
     folder_path: &'a Path,
     name: &'a OsStr,
@@ -388,9 +395,11 @@ impl<'a> Site<'a> {
         let file = rustix::fs::openat(self.folder, &newest.name, flags, Mode::empty())
             .map_err(|error| self.failed(Step::Read, error))?;
         let mut file = File::from(file);
-        let mut theirs = Vec::new();
-        file.read_to_end(&mut theirs).map_err(failed)?;
-        let stat = Stat::from(&file.metadata().map_err(failed)?);
+        let metadata = file.metadata().map_err(failed)?;
+        // It can be anybody's who may write here, and whose it is gets what is made of it.
+        self.place.admit(&metadata)?;
+        let theirs = read_whole(&mut file, self.folder_path)?;
+        let stat = Stat::from(&metadata);
         let Some(text) = edit(&theirs) else { return Ok(Merge { theirs, next: None }) };
         let mut next = self.fresh(Some((stat, &file)), &[text.expose_secret().as_bytes()])?;
         let ours = newest.file.metadata().map_err(failed)?;

@@ -140,22 +140,81 @@ async fn each_user_has_an_instance_with_its_own_settings_file_and_socket() -> Re
     assert!(file["auths"][&other.host]["auth"].is_string(), "{file}");
     booted.sh(&format!("runuser -l ci -c '{}'", inspect(&cloud))).await?;
 
-    // Whoever puts a link in the place of their folder gets nothing written that they could not write.
+    // The folder is moved away, or removed: what readers look at is what is written.
+    for away in ["mv /home/ci/.docker /home/ci/.docker.old", "rm -rf /home/ci/.docker"] {
+        booted.sh(&format!("runuser -u ci -- {away}")).await?;
+        booted.until("test -s /home/ci/.docker/config.json").await?;
+        booted
+            .until("FRESHCREDS_LISTEN=unix:/run/freshcreds/ci/health.sock freshcreds check")
+            .await?;
+    }
+
+    // An instance's identity is its user's, as docs/build-machines.md says.
+    booted.sh("install -D -m 644 -t /etc/systemd/system/freshcreds@ci.service.d /usr/share/doc/freshcreds/examples/drop-ins/aws.conf
+               install -m 600 /host/aws /etc/freshcreds/credentials/aws
+               systemctl daemon-reload && systemctl restart freshcreds@ci").await?;
+    booted.sh("runuser -u ci -- cat /run/credentials/freshcreds@ci.service/aws").await?;
+    booted.fails("runuser -u deploy -- cat /run/credentials/freshcreds@ci.service/aws").await?;
+    booted.stop().await
+}
+
+#[tokio::test]
+async fn a_link_of_an_instances_user_opens_no_door_that_was_closed() -> Result<()> {
+    let (machine, cloud) = in_cloud(Options::default()).await?;
+    let booted = Booted::start(&machine).await?;
+    settings(&booted, &cloud).await?;
+    // Behind a door that is closed to others there is a folder that is not.
     booted
-        .sh("ln -s /root/.docker /home/deploy/.docker && chown -h deploy /home/deploy/.docker")
+        .sh("chmod 700 /home/ci && install -d -m 755 -o ci -g ci /home/ci/project
+             echo plan >/home/ci/project/plan && chown ci /home/ci/project/plan
+             runuser -u deploy -- mkdir /home/deploy/.config")
         .await?;
-    let before =
-        booted.sh("ls -la /root/.docker; jq -r '.auths|keys[]' /root/.docker/config.json").await?;
-    booted.sh("systemctl start freshcreds@deploy || true").await?;
-    booted.sh("systemctl stop freshcreds@deploy; rm /home/deploy/.docker; ln -s /etc/new /home/deploy/.docker").await?;
-    booted.sh("systemctl start freshcreds@deploy || true").await?;
-    booted.fails("test -e /etc/new").await?;
-    let after =
-        booted.sh("ls -la /root/.docker; jq -r '.auths|keys[]' /root/.docker/config.json").await?;
-    assert_eq!(
-        before.lines().filter(|line| !line.contains("config.json")).count(),
-        after.lines().filter(|line| !line.contains("config.json")).count()
+    booted.fails("runuser -u deploy -- cat /home/ci/project/plan").await?;
+    let all = "find /home/ci /root /etc -not -path '*/systemd/*' -printf '%p %i %T@ %s %m %u\n' | sort | sha256sum";
+    for to in ["/home/ci/project", "/root/.docker", "/etc/new"] {
+        booted
+            .sh(&format!(
+                "cd /home/deploy && rm -rf .docker .aws .config/gcloud
+                 for link in .docker .aws .config/gcloud; do runuser -u deploy -- ln -s {to} /home/deploy/$link; done"
+            ))
+            .await?;
+        let before = booted.sh(all).await?;
+        booted.sh("systemctl start freshcreds@deploy").await?;
+        booted
+            .until("FRESHCREDS_LISTEN=unix:/run/freshcreds/deploy/health.sock freshcreds status --json | jq -e '.checks[\"target:write\"][0].lastError'")
+            .await
+            .context(to)?;
+        let id = booted.sh("systemctl show -p MainPID --value freshcreds@deploy").await?;
+        let inside = format!("nsenter --mount --target {} ", id.trim());
+        booted.sh(&format!("{inside} test -d /home/deploy/.config")).await?;
+        booted.fails(&format!("{inside} test -e /home/ci")).await?;
+        booted.fails(&format!("{inside} test -e /root/.docker")).await?;
+        booted.sh("systemctl stop freshcreds@deploy").await?;
+        assert_eq!(booted.sh(all).await?, before, "{to}");
+    }
+    booted.stop().await
+}
+
+#[tokio::test]
+async fn root_without_privileges_reaches_nothing_by_which_root_commands_others() -> Result<()> {
+    let (machine, cloud) = in_cloud(Options::default()).await?;
+    let booted = Booted::start(&machine).await?;
+    settings(&booted, &cloud).await?;
+    booted.sh("systemctl start freshcreds-root").await?;
+    booted.until("freshcreds check").await?;
+    let id = booted.sh("systemctl show -p MainPID --value freshcreds-root").await?;
+    let inside = format!(
+        "nsenter --mount --target {} setpriv --bounding-set=-all --inh-caps=-all ",
+        id.trim()
     );
+    // What root owns and nobody hides is to be seen, or the rest would say nothing.
+    booted.sh(&format!("{inside} cat /etc/machine-id")).await?;
+    booted.sh("test -S /run/dbus/system_bus_socket && test -s /etc/shadow").await?;
+    for hidden in ["/etc/shadow", "/run/dbus/system_bus_socket", "/run/systemd/private"] {
+        booted.fails(&format!("{inside} head -c 1 {hidden}")).await?;
+        booted.fails(&format!("{inside} test -S {hidden}")).await?;
+    }
+    booted.fails(&format!("{inside} ls /etc/freshcreds/credentials")).await?;
     booted.stop().await
 }
 
@@ -253,10 +312,11 @@ async fn no_link_of_one_user_leads_the_daemon_to_anothers_file() -> Result<()> {
     // The folder, which systemd follows when it binds it.
     booted.sh("systemctl stop freshcreds").await?;
     let before = booted.sh(victim).await?;
+    let own = "stat -c '%a %U:%G' /var/lib/freshcreds/docker/config.json";
     for (to, trouble) in [
         ("/home/deploy/.docker", "foreign_folder"),
         ("/etc", "foreign_folder"),
-        ("/var/lib/freshcreds/docker", ""),
+        ("/var/lib/freshcreds/docker", "foreign_folder"),
     ] {
         booted
             .sh(&format!(
@@ -266,11 +326,10 @@ async fn no_link_of_one_user_leads_the_daemon_to_anothers_file() -> Result<()> {
         // deploy's own target is not what is looked at here.
         booted.sh("sed -i '/# deploy/,$d' /etc/freshcreds/config.toml").await?;
         booted.sh("systemctl start freshcreds || true").await?;
-        if !trouble.is_empty() {
-            refuses(&booted, trouble).await.context(to)?;
-        }
+        refuses(&booted, trouble).await.context(to)?;
         booted.sh("systemctl stop freshcreds").await?;
         assert_eq!(booted.sh(victim).await?, before, "{to}");
+        assert_eq!(booted.sh(own).await?, "640 freshcreds:freshcreds\n", "{to}");
         booted.fails("test -e /etc/config.json").await?;
     }
     booted.stop().await
@@ -280,7 +339,7 @@ async fn no_link_of_one_user_leads_the_daemon_to_anothers_file() -> Result<()> {
 async fn several_users(booted: &Booted) -> Result<()> {
     booted
         .sh(&format!(
-            "for user in ci deploy; do install -d -m 2770 -o $user -g $user /home/$user/.docker; done
+            "for user in ci deploy; do runuser -u $user -- sh -c 'mkdir -p ~/.docker && chmod 2770 ~/.docker'; done
              install -D -m 644 -t {DROP_INS} {EXAMPLES}/several-users.conf
              systemctl daemon-reload"
         ))
