@@ -23,6 +23,12 @@ fn documents() -> Result<Vec<PathBuf>> {
     Ok(documents)
 }
 
+/// As GitHub makes it of a heading.
+fn anchor_of(heading: &str) -> String {
+    let words = heading.trim_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+    words.chars().filter(|sign| sign.is_alphanumeric() || matches!(sign, '-' | '_')).collect()
+}
+
 #[test]
 fn every_link_within_the_repository_leads_somewhere() -> Result<()> {
     let mut broken = Vec::new();
@@ -37,10 +43,7 @@ fn every_link_within_the_repository_leads_somewhere() -> Result<()> {
             }
             count += 1;
             let is_there = if path.is_empty() {
-                let heading = anchor.replace('-', " ");
-                text.lines().any(|line| {
-                    line.starts_with('#') && line.trim_matches(['#', ' ']).to_lowercase() == heading
-                })
+                text.lines().any(|line| line.starts_with('#') && anchor_of(line) == anchor)
             } else {
                 folder.join(path).exists()
             };
