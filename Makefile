@@ -20,8 +20,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run the daemon against a local stand-in cloud for half a minute; needs nothing but Rust
-	$(CARGO) build --locked --bin freshcreds --example demo
-	target/debug/examples/demo target/debug/freshcreds
+	$(CARGO) build --locked --bin freshcreds
+	$(CARGO) run --locked --example demo
 
 manual: ## write the manual pages and the shells' completions anew, after a change of the command line
 	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test packaging -- the_manual_pages the_completions

@@ -176,7 +176,9 @@ async fn check(
             Ok(report) if is_sharp => {
                 let why = report.why_not(&hosts, arguments.min_life).map_err(wrong)?;
                 if why.is_empty() || is_last {
-                    why.iter().for_each(|sentence| pass_on(sentence));
+                    for sentence in &why {
+                        pass_on(sentence);
+                    }
                     let code = if why.is_empty() { 0 } else { NOT_READY };
                     return Ok(ExitCode::from(code));
                 }
@@ -228,13 +230,16 @@ fn daemon_address(common: &Common, file: &File) -> Result<Address, Failure> {
 }
 
 fn tell_troubles(report: &Report) -> ExitCode {
-    report.output.iter().for_each(|sentence| pass_on(sentence));
+    for sentence in &report.output {
+        pass_on(sentence);
+    }
     code(report)
 }
 
-/// What somebody says who may not be our daemon: a terminal is not to do what stands in it.
+/// What somebody says who may not be our daemon, on one line: a terminal is not to do what stands in it.
 fn pass_on(sentence: &str) {
-    print(&mut io::stderr(), &sentence.replace(char::is_control, "\u{fffd}"));
+    let line: Vec<_> = sentence.split_whitespace().collect();
+    print(&mut io::stderr(), &line.join(" ").replace(char::is_control, "\u{fffd}"));
 }
 
 fn code(report: &Report) -> ExitCode {

@@ -122,7 +122,7 @@ kinds! {
         "`lsattr` shows the flag, `chattr -ia` takes it away"
     /// A permission is missing.
     PermissionDenied "permission_denied"
-        "make the folder writable for the user that freshcreds runs as"
+        "let the user that freshcreds runs as go into the folder, write there, and read the file"
     /// A file system that is mounted read-only.
     ReadOnly "read_only"
         "mount the folder writable"

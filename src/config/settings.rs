@@ -399,7 +399,8 @@ pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSetting
         options.docker_config.as_slice()
     };
     let mut targets = Vec::<Target>::new();
-    for path in named {
+    for path in named.iter().map(|path| whole(path)) {
+        let path = &path;
         if targets.iter().any(|other| other.path == *path) {
             return Err(BadSettings::TargetTwice(path.clone()));
         }
@@ -414,7 +415,7 @@ pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSetting
     if targets.is_empty() {
         let folder = options.docker_config_folder.as_deref();
         let path = default_docker_config(folder.filter(|folder| *folder != Path::new("")));
-        targets.push(Target::of(path.ok_or(BadSettings::NoTarget)?));
+        targets.push(Target::of(whole(&path.ok_or(BadSettings::NoTarget)?)));
     }
     match targets.iter().find(|target| target.path.starts_with("~")) {
         Some(target) => Err(BadSettings::Tilde(target.path.clone())),
@@ -422,8 +423,16 @@ pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSetting
     }
 }
 
+/// The whole path: it is remembered, and a `logout` may be somewhere else.
+fn whole(path: &Path) -> PathBuf {
+    if path.starts_with("~") {
+        return path.to_owned();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 fn described_target(table: &TargetTable) -> Result<Target, BadSettings> {
-    let mut target = Target::of(table.path.clone());
+    let mut target = Target::of(whole(&table.path));
     let word = |key, text: &Option<String>, known| {
         let text = text.clone().unwrap_or_default();
         BadSettings::Word { key, text, known }
@@ -550,7 +559,7 @@ fn hook(table: &HookTable, targets: &[Target]) -> Result<Hook, BadSettings> {
         (Some(_), Action::Tell { .. }) => return Err(BadSettings::NeedlessTimeout(name)),
         (Some(text), Action::Run { .. }) => limit("timeout", text, LONGEST_HOOK_TIMEOUT)?,
     };
-    let named = named.clone().unwrap_or_default();
+    let named: Vec<_> = named.iter().flatten().map(|path| whole(path)).collect();
     match named.iter().find(|path| !targets.iter().any(|target| target.path == **path)) {
         Some(path) => Err(BadSettings::NoSuchTarget { name, path: path.clone() }),
         None => Ok(Hook { name, action, targets: named, limit }),

@@ -279,7 +279,11 @@ impl Report {
         for check in asked {
             let id = &check.component_id;
             match (&check.output, check.usable_seconds) {
-                (Some(output), _) => why.push(format!("{id}: {output}")),
+                (Some(output), _) => {
+                    let cause = check.last_error.as_ref().map(|error| &error.message);
+                    let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
+                    why.push(format!("{id}: {output}{cause}"));
+                }
                 (None, Some(seconds)) if seconds >= min_life.as_secs() => {}
                 (None, seconds) => {
                     let [is, wanted] = [Duration::from_secs(seconds.unwrap_or(0)), min_life]

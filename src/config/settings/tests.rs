@@ -79,6 +79,20 @@ fn the_folder_of_docker_config_is_where_docker_reads() {
 }
 
 #[test]
+fn a_path_from_where_one_is_means_the_same_everywhere() {
+    let here = std::env::current_dir().unwrap();
+    let mut options = options(&["gcr.io"]);
+    options.docker_config = vec!["config.json".into()];
+    let settings = Settings::new(&options, &File::default()).unwrap();
+    assert_eq!(settings.targets, [Target::of(here.join("config.json"))]);
+    let text = "registries = [\"gcr.io\"]\n[[target]]\npath = \"a/auth.json\"\n\
+                [[hook]]\ncommand = [\"x\"]\ntargets = [\"a/auth.json\"]\n";
+    let settings = Settings::new(&Options::default(), &file(text)).unwrap();
+    assert_eq!(settings.targets[0].path, here.join("a/auth.json"));
+    assert_eq!(settings.hooks[0].targets, [here.join("a/auth.json")]);
+}
+
+#[test]
 fn what_cannot_be_used_says_what_to_do() {
     let message = |hosts: &[&str], text: &str| settings(hosts, text).unwrap_err().to_string();
     assert!(message(&[], "").contains("no registry is named"));
