@@ -18,7 +18,7 @@ use crate::config::Options;
     version,
     about = "Keeps container-registry credentials fresh",
     long_about = "Keeps container-registry credentials fresh.\n\n\
-        Fetches short-lived tokens of Amazon ECR and of Google's Container and Artifact Registry \
+        Fetches short-lived tokens of Amazon ECR, Google's Artifact Registry, Azure's and others \
         before they expire, writes them into docker's config.json atomically, and tells on an \
         HTTP endpoint how fresh each of them is.",
     after_long_help = EXAMPLES,
@@ -66,6 +66,15 @@ pub enum Command {
     /// so stop it first. Exits with 0 if nothing of ours is left, 1 if something is, 2 if the
     /// settings are wrong.
     Logout,
+    /// Try each step of the way for each registry, and say what to do where it ends
+    ///
+    /// As what the registry is recognised, whose identity is found and where, whether a token can be had
+    /// and how long it lives, whether the registry takes it; which permission is missing, with the
+    /// statement that gives it; whether the files can be written, who reads them, and what is in the
+    /// way. Writes no credential, and needs no daemon.
+    ///
+    /// Exits with 0 if all is well, 1 if something is not, 2 if the settings are wrong.
+    Doctor(DoctorArguments),
     /// Show what the running daemon knows: each registry's credential, each file
     ///
     /// The bar is a credential's life from its issue to its expiry: full is what is left, and
@@ -118,6 +127,18 @@ pub struct CheckArguments {
     /// How long to wait until it is so, as in 5m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait: Duration,
+}
+
+/// What to try.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// What to try
+    #[command(flatten)]
+    pub hosts: Hosts,
+
+    /// Print a document instead of a text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to show the status.
@@ -195,6 +216,11 @@ pub struct Common {
     #[arg(long, value_name = "BOOL", env = "FRESHCREDS_VERIFY", global = true)]
     pub verify: Option<String>,
 
+    /// Authorities to trust beside the machine's, as PEM: of a proxy that looks into TLS, of a
+    /// cloud of one's own
+    #[arg(long, value_name = "FILE", env = "FRESHCREDS_CA_FILE", global = true)]
+    pub ca_file: Option<PathBuf>,
+
     /// Where the health endpoint listens: ADDRESS:PORT, `unix:/PATH`, or `off`
     /// [default: 127.0.0.1:8099]
     #[arg(long, value_name = "ADDRESS", env = "FRESHCREDS_LISTEN", global = true)]
@@ -264,6 +290,7 @@ impl Common {
             registries: hosts.iter().flat_map(split).collect(),
             docker_config_folder: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from),
             state: self.state.clone().filter(|path| !path.as_os_str().is_empty()),
+            ca_file: self.ca_file.clone().filter(|path| !path.as_os_str().is_empty()),
             verify: self.verify.clone().filter(|text| !text.is_empty()),
             state_folder: state_folder(std::env::var_os("STATE_DIRECTORY").as_deref()),
             docker_auth_config: std::env::var("DOCKER_AUTH_CONFIG").ok().map(SecretString::from),
@@ -297,13 +324,17 @@ Examples:
   Refresh once, from cron or before a build:
     $ freshcreds once --config /etc/freshcreds/config.toml
 
+  Find out why it does not work:
+    $ freshcreds doctor
+
   Ask how the daemon is:
     $ freshcreds status
     $ curl http://127.0.0.1:8099/readyz
 
 Identities are found where the clouds' own tools find them: AWS_* variables, profiles, SSO, web
 identity, container and instance metadata; GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth
-application-default login`, the metadata server, gcloud.";
+application-default login`, the metadata server, gcloud; AZURE_* variables, the managed identity, az.
+Others are named in the settings file.";
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

@@ -14,9 +14,11 @@ use thiserror::Error;
 
 /// The host, and the port if it is not the default one, of a registry.
 ///
-/// This is the bare key under which docker, podman and skopeo look a credential
-/// up; it has no scheme and no path. Names are compared in lower case, as DNS
-/// does.
+/// This is the key under which docker, podman and skopeo look a credential up: bare,
+/// without a scheme, and with a path only for podman's kind, who look for the longest
+/// that fits. Docker Hub alone has another one, for historical reasons
+/// (<https://github.com/docker/cli/blob/master/cli/config/configfile/file.go>). Names are
+/// compared in lower case, as DNS does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryHost(Box<str>);
 
@@ -34,10 +36,35 @@ impl RegistryHost {
         &self.0
     }
 
-    /// The host without its port.
+    /// The host without its port and path.
     #[must_use]
     pub fn name(&self) -> &str {
-        split_port(&self.0).map_or(&*self.0, |(name, _)| name)
+        if self.is_docker_hub() {
+            return "docker.io";
+        }
+        let host = self.without_path();
+        split_port(host).map_or(host, |(name, _)| name)
+    }
+
+    /// Where the registry is asked: the host, and its port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        if self.is_docker_hub() { "registry-1.docker.io" } else { self.without_path() }
+    }
+
+    /// Whether it is for a part of a registry alone, which only podman's kind understands: docker would take it for
+    /// all of it.
+    #[must_use]
+    pub fn has_path(&self) -> bool {
+        !self.is_docker_hub() && self.0.contains('/')
+    }
+
+    fn without_path(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
+    fn is_docker_hub(&self) -> bool {
+        &*self.0 == DOCKER_HUB
     }
 }
 
@@ -45,9 +72,16 @@ impl FromStr for RegistryHost {
     type Err = BadHost;
 
     fn from_str(text: &str) -> Result<Self, BadHost> {
-        let (name, port) = match split_port(text) {
-            Some((name, port)) => (name, Some(port)),
+        if DOCKER_HUB_NAMES.contains(&text) {
+            return Ok(Self(DOCKER_HUB.into()));
+        }
+        let (host, path) = match text.split_once('/') {
+            Some((host, path)) => (host, Some(path)),
             None => (text, None),
+        };
+        let (name, port) = match split_port(host) {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
         };
         let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let well_formed = match bracketed {
@@ -55,7 +89,8 @@ impl FromStr for RegistryHost {
             None => !name.is_empty() && name.len() <= LONGEST_NAME && name.split('.').all(is_label),
         };
         let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-        if well_formed && port_fits {
+        let path_fits = path.is_none_or(|path| path.split('/').all(is_path_component));
+        if well_formed && port_fits && path_fits {
             Ok(Self(text.to_ascii_lowercase().into()))
         } else {
             Err(BadHost(text.to_owned()))
@@ -71,7 +106,10 @@ impl fmt::Display for RegistryHost {
 
 /// A text that is not a [`RegistryHost`].
 #[derive(Debug, Error)]
-#[error("`{0}` is not a registry host: write it as HOST or HOST:PORT, without a scheme or a path")]
+#[error(
+    "`{0}` is not a registry host: write it as HOST or HOST:PORT, without a scheme (and with a path, \
+     HOST/NAMESPACE, for podman alone)"
+)]
 pub struct BadHost(String);
 
 /// A user name and a secret that a registry takes for a while.
@@ -220,6 +258,18 @@ impl Lifetime {
         Self { issued, expires: expires.min(issued + LONGEST_LIFE) }
     }
 
+    /// A life that nobody has set an end to.
+    #[must_use]
+    pub fn endless(issued: SystemTime) -> Self {
+        Self { issued, expires: issued + FOR_EVER }
+    }
+
+    /// Whether it has no end.
+    #[must_use]
+    pub fn is_endless(self) -> bool {
+        self.length() > LONGEST_LIFE
+    }
+
     /// When the credential was issued.
     #[must_use]
     pub fn issued(self) -> SystemTime {
@@ -255,17 +305,37 @@ impl Lifetime {
 /// documented, and 36 leave room for emulators.
 pub const LONGEST_LIFE: Duration = Duration::from_hours(36);
 
+/// Longer than any program runs.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 100);
+
 const LONGEST_CREDENTIAL: usize = 64 * 1024;
 
 /// <https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4>
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
 
+/// Under which docker keeps Docker Hub's credential, and podman finds it.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+
+/// What people call it.
+const DOCKER_HUB_NAMES: [&str; 4] =
+    ["docker.io", "index.docker.io", "registry-1.docker.io", DOCKER_HUB];
+
 fn split_port(text: &str) -> Option<(&str, &str)> {
     // The colons inside of a bracketed IPv6 address are no port's.
     let from = text.rfind(']').map_or(0, |bracket| bracket + 1);
     let colon = from + text[from..].find(':')?;
     Some((&text[..colon], &text[colon + 1..]))
+}
+
+/// <https://github.com/distribution/reference/blob/main/reference.go>
+fn is_path_component(component: &str) -> bool {
+    let is_sign = |byte: u8| matches!(byte, b'.' | b'_' | b'-');
+    !component.is_empty()
+        && !component.starts_with(['.', '_', '-'])
+        && component
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || is_sign(byte))
 }
 
 fn is_label(label: &str) -> bool {
@@ -293,7 +363,10 @@ mod tests {
         for bad in [
             "",
             "https://gcr.io",
-            "gcr.io/project",
+            "gcr.io/",
+            "gcr.io//project",
+            "gcr.io/..",
+            "gcr.io/Project",
             "gcr.io:",
             "gcr.io:0",
             "gcr.io:65536",
@@ -317,6 +390,27 @@ mod tests {
         assert_eq!(host.as_str(), "gcr.io:443");
         assert_eq!(host.name(), "gcr.io");
         assert_eq!("[::1]:5000".parse::<RegistryHost>().unwrap().name(), "[::1]");
+    }
+
+    #[test]
+    fn a_path_is_for_podman_and_docker_hub_has_a_key_of_its_own() {
+        let host: RegistryHost = "r.example.com:5000/team/app".parse().unwrap();
+        assert!(host.has_path());
+        assert_eq!((host.name(), host.address()), ("r.example.com", "r.example.com:5000"));
+        for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            let hub: RegistryHost = name.parse().unwrap();
+            assert_eq!(hub.as_str(), "https://index.docker.io/v1/");
+            assert_eq!((hub.name(), hub.address()), ("docker.io", "registry-1.docker.io"));
+            assert!(!hub.has_path());
+        }
+    }
+
+    #[test]
+    fn a_life_without_an_end_is_told_from_one_of_centuries() {
+        let issued = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+        assert!(Lifetime::endless(issued).is_endless());
+        assert!(!Lifetime::new(issued, issued + Duration::from_hours(24 * 365 * 500)).is_endless());
+        assert!(!Lifetime::endless(issued).is_over(issued + Duration::from_hours(24 * 365 * 50)));
     }
 
     #[test]

@@ -10,20 +10,20 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::program::{Group, ended, kept_environment};
 use crate::status::{Failing, State, Status};
 use crate::targets::file::{self, FileError};
 use crate::targets::replace::Attributes;
@@ -215,15 +215,12 @@ async fn run(
     limit: Duration,
 ) -> Result<(), HookError> {
     let cannot_run = |source| HookError::CannotRun { program: program.to_owned(), source };
-    let kept = std::env::vars_os().filter(|(name, _)| {
-        name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"))
-    });
     let changed: Vec<_> = changed.iter().map(|path| path.clone().into_os_string()).collect();
     let changed = changed.join::<&std::ffi::OsStr>("\n".as_ref());
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(kept)
+        .envs(kept_environment())
         .env(CHANGED, OsString::from_vec(changed.into_vec()))
         .current_dir("/")
         // What it prints may have in it what it read.
@@ -233,8 +230,7 @@ async fn run(
         .process_group(0)
         .spawn()
         .map_err(cannot_run)?;
-    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    let mut group = Group(group);
+    let mut group = Group::of(child.id());
     let ended = tokio::time::timeout(limit, child.wait()).await;
     if ended.is_ok() {
         // What it left running in the background is meant to run.
@@ -249,26 +245,6 @@ async fn run(
             // So that nothing is left of it, if the system lets it go.
             drop(tokio::time::timeout(LAST_RUN, child.wait()).await);
             Err(HookError::TimedOut { program: program.to_owned(), limit })
-        }
-    }
-}
-
-/// A command and what it started, as far as that stayed in its process group. It is killed
-/// when this is dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    /// Lets it be.
-    fn leave(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // It may have ended this very moment.
-            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -378,14 +354,6 @@ impl HookError {
     }
 }
 
-fn ended(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => status.to_string(),
-    }
-}
-
 /// How long a command may take, if the settings do not say.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -393,20 +361,6 @@ const BECAUSE: &str = "credentials were written";
 
 /// In the environment of a command: the files that have changed, a line each.
 const CHANGED: &str = "FRESHCREDS_CHANGED";
-
-/// What a program needs to find its way, and what has no secrets in it.
-const KEPT: [&str; 10] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "TZ",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "DBUS_SESSION_BUS_ADDRESS",
-];
 
 /// Several files are written at the same moment.
 const SETTLE: Duration = Duration::from_millis(200);

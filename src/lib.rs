@@ -17,6 +17,9 @@ pub mod trouble;
 
 pub mod clock;
 
+pub mod network;
+pub mod program;
+
 pub mod registry;
 pub mod sources;
 
@@ -36,6 +39,7 @@ pub mod http;
 pub mod config;
 
 pub mod daemon;
+pub mod doctor;
 pub mod notify;
 pub mod process;
 

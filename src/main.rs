@@ -14,10 +14,10 @@ use freshcreds::daemon::{self, DaemonError};
 use freshcreds::http::Address;
 use freshcreds::log::Log;
 use freshcreds::metrics::Metrics;
-use freshcreds::status::Report;
+use freshcreds::status::{Report, Verdict};
 use freshcreds::table::{self, Page};
 use freshcreds::watch::{self, Form};
-use freshcreds::{http, log, process, targets};
+use freshcreds::{doctor, http, log, process, targets};
 
 fn main() -> ExitCode {
     process::keep_memory_private();
@@ -73,6 +73,19 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 let settings = Settings::new(&common.options(hosts), &file).map_err(wrong)?;
                 let report = daemon::once(&settings, &clock, arguments.wait).await?;
                 Ok(tell_troubles(&report))
+            }
+            Command::Doctor(arguments) => {
+                let hosts = &arguments.hosts.hosts;
+                let settings = Settings::new(&common.options(hosts), &file).map_err(wrong)?;
+                let findings = doctor::examine(&settings, &clock).await;
+                let text = if arguments.json {
+                    serde_json::to_string_pretty(&findings).map_err(failed)?
+                } else {
+                    findings.text()
+                };
+                print(&mut io::stdout(), &text);
+                let is_well = findings.status != Verdict::Fail;
+                Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
             }
             Command::Logout => logout(common, &file).await,
             Command::Check(arguments) => check(common, &file, arguments, &clock).await,

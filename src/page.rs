@@ -389,6 +389,7 @@ fn source(check: &CredentialReport) -> String {
 
 fn left(check: &CredentialReport) -> String {
     match check.observed_value {
+        None if check.never_expires => "no end".to_owned(),
         None => "none yet".to_owned(),
         Some(0) => "expired".to_owned(),
         Some(seconds) => {

@@ -116,6 +116,7 @@ impl Refresh {
                 biased;
                 () = stop.cancelled() => return,
                 Ok(()) = asked.changed() => Some(Reason::Signal),
+                () = self.assignment.source.change() => Some(Reason::Changed),
                 () = self.clock.sleep_until(next.at) => Some(next.reason),
                 () = self.time_to_verify() => None,
             };

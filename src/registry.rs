@@ -6,26 +6,16 @@
 //! of twelve hours (<https://github.com/kubernetes/kubernetes/pull/69141>), an identity
 //! that lost its rights, and a registry that is another account's.
 
-use std::ffi::OsString;
-use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
-use hyper::{Request, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use hyper::{StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::credential::{Credential, RegistryHost};
+use crate::network::{self, Client, Network, is_local};
 
 /// What a registry says to a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,112 +44,75 @@ pub trait Verifier: Send + Sync {
 pub type Asking<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// Asks registries by HTTPS; one on this machine by HTTP too, as docker does.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Registries {
-    /// Made when the first is asked, since the machine's certificates are read for it.
-    client: OnceLock<Result<HttpsClient, String>>,
-    /// Whether registries cannot be reached directly, most likely.
-    is_behind_proxy: bool,
+    network: Network,
 }
 
-type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
-
 impl Registries {
-    /// Of a machine with these variables.
-    pub fn with_environment(mut variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
-        let is_behind_proxy = variables
-            .any(|(name, value)| name.eq_ignore_ascii_case("https_proxy") && !value.is_empty());
-        Self { client: OnceLock::new(), is_behind_proxy }
-    }
-
-    fn client(&self) -> Result<&HttpsClient, String> {
-        let made = self.client.get_or_init(|| {
-            let mut connector = HttpConnector::new();
-            connector.enforce_http(false);
-            connector.set_connect_timeout(Some(CONNECT_LIMIT));
-            let connector = HttpsConnectorBuilder::new()
-                .with_native_roots()
-                .map_err(|error| format!("this machine has no certificates: {error}"))?
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(connector);
-            let mut builder = Client::builder(TokioExecutor::new());
-            // A daemon that asks a few times an hour holds no connection meanwhile.
-            Ok(builder.pool_max_idle_per_host(0).build(connector))
-        });
-        made.as_ref().map_err(Clone::clone)
+    /// By this way out.
+    #[must_use]
+    pub fn new(network: Network) -> Self {
+        Self { network }
     }
 
     async fn answer(&self, host: &RegistryHost, credential: &Credential) -> Answer {
-        if self.is_behind_proxy && !is_local(host) {
-            let detail = "a proxy is set, and this version asks registries directly".to_owned();
-            return Answer::Unknown { detail };
-        }
-        let schemes: &[&str] = if is_local(host) { &["https", "http"] } else { &["https"] };
+        // Its connections end with it: a daemon that asks a few times an hour holds none meanwhile.
+        let client = self.network.client();
+        let schemes: &[&str] = if is_local(host.name()) { &["https", "http"] } else { &["https"] };
         let mut last = Answer::Unknown { detail: String::new() };
         for scheme in schemes {
-            last = match self.ask_at(&format!("{scheme}://{host}/v2/"), host, credential).await {
+            let url = format!("{scheme}://{}/v2/", host.address());
+            last = match ask_at(&client, &url, host, credential).await {
                 Ok(answer) => return answer,
                 Err(detail) => Answer::Unknown { detail },
             };
         }
         last
     }
+}
 
-    /// An error is one of the network, or of a server that is no registry.
-    async fn ask_at(
-        &self,
-        url: &str,
-        host: &RegistryHost,
-        credential: &Credential,
-    ) -> Result<Answer, String> {
-        let basic = basic(credential)?;
-        let first = self.get(url, &basic).await?;
-        let challenge = first.headers().get(WWW_AUTHENTICATE).and_then(|text| text.to_str().ok());
-        let challenge = challenge.and_then(Challenge::parse);
-        let (StatusCode::UNAUTHORIZED, Some(challenge)) = (first.status(), challenge) else {
-            return judge(first.status());
-        };
-        // A credential goes to nobody in the clear, unless it is this machine.
-        let realm = challenge.url();
-        let uri: Uri = realm.parse().map_err(|_| format!("`{realm}` is no address"))?;
-        let is_encrypted = uri.scheme_str() == Some("https");
-        let stays_here = is_local(host) && uri.host().is_some_and(is_local_name);
-        if !(is_encrypted || stays_here) {
-            return Err(format!("it sends us to {realm}, which is not encrypted"));
-        }
-        let answer = self.get(&realm, &basic).await?;
-        if answer.status() != StatusCode::OK {
-            return judge(answer.status());
-        }
-        let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
-        let body = body.map_err(|_| "its token server's answer ends early".to_owned())?.to_bytes();
-        let token: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|_| "its token server's answer is no JSON with a token".to_owned())?;
-        let token = token.token.or(token.access_token);
-        let token = token.ok_or("its token server gave no token")?;
-        let bearer = header(&SecretString::from(format!("Bearer {}", token.expose_secret())))?;
-        judge(self.get(url, &bearer).await?.status())
+/// An error is one of the network, or of a server that is no registry.
+async fn ask_at(
+    client: &Client,
+    url: &str,
+    host: &RegistryHost,
+    credential: &Credential,
+) -> Result<Answer, String> {
+    let basic = basic(credential);
+    let first = get(client, url, &basic).await?;
+    let challenge = first.header(&WWW_AUTHENTICATE).and_then(Challenge::parse);
+    let (StatusCode::UNAUTHORIZED, Some(challenge)) = (first.status, challenge) else {
+        return judge(first.status);
+    };
+    // A credential goes to nobody in the clear, unless both are this machine.
+    let realm = challenge.url();
+    let uri: Uri = realm.parse().map_err(|_| format!("`{realm}` is no address"))?;
+    let is_encrypted = uri.scheme_str() == Some("https");
+    let stays_here = is_local(host.name()) && uri.host().is_some_and(is_local);
+    if !(is_encrypted || stays_here) {
+        return Err(format!("it sends us to {realm}, which is not encrypted"));
     }
+    let answer = get(client, &realm, &basic).await?;
+    if answer.status != StatusCode::OK {
+        return judge(answer.status);
+    }
+    let token: TokenAnswer = answer
+        .json()
+        .map_err(|_| "its token server's answer is no JSON with a token".to_owned())?;
+    let token = token.token.or(token.access_token);
+    let token = token.ok_or("its token server gave no token")?;
+    let bearer = SecretString::from(format!("Bearer {}", token.expose_secret()));
+    judge(get(client, url, &bearer).await?.status)
+}
 
-    async fn get(
-        &self,
-        url: &str,
-        authorization: &HeaderValue,
-    ) -> Result<Response<Incoming>, String> {
-        let request = Request::get(url)
-            .header(AUTHORIZATION, authorization)
-            .header(USER_AGENT, concat!("freshcreds/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|_| format!("`{url}` is no address"))?;
-        self.client()?.request(request).await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            cause.to_string()
-        })
-    }
+async fn get(
+    client: &Client,
+    url: &str,
+    authorization: &SecretString,
+) -> Result<network::Answer, String> {
+    let question = client.get(url).secret_header(AUTHORIZATION, authorization);
+    question.ask().await.map_err(|error| error.to_string())
 }
 
 impl Verifier for Registries {
@@ -185,20 +138,8 @@ fn judge(status: StatusCode) -> Result<Answer, String> {
     }
 }
 
-fn basic(credential: &Credential) -> Result<HeaderValue, String> {
-    let pair = SecretString::from(format!(
-        "{}:{}",
-        credential.username(),
-        credential.secret().expose_secret()
-    ));
-    header(&SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret()))))
-}
-
-fn header(text: &SecretString) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(text.expose_secret())
-        .map_err(|_| "a token that fits into no header".to_owned())?;
-    value.set_sensitive(true);
-    Ok(value)
+fn basic(credential: &Credential) -> SecretString {
+    SecretString::from(format!("Basic {}", credential.auth().expose_secret()))
 }
 
 /// What a registry wants, in place of a user name and a password.
@@ -253,21 +194,14 @@ struct TokenAnswer {
     access_token: Option<SecretString>,
 }
 
-fn is_local(host: &RegistryHost) -> bool {
-    is_local_name(host.name())
-}
-
-fn is_local_name(name: &str) -> bool {
-    let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
-    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(10);
-const LARGEST_ANSWER: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use hyper::HeaderMap;
+
     use super::*;
 
     #[test]
@@ -298,25 +232,10 @@ mod tests {
         assert_eq!(judge(StatusCode::OK), Ok(Answer::Taken));
     }
 
-    #[test]
-    fn what_is_on_this_machine_is_known_by_its_name() {
-        for (name, is_here) in [
-            ("localhost:5000", true),
-            ("127.0.0.1:5000", true),
-            ("[::1]:5000", true),
-            ("gcr.io", false),
-            ("localhost.example.com", false),
-            ("10.0.0.1:5000", false),
-        ] {
-            assert_eq!(is_local(&name.parse().unwrap()), is_here, "{name}");
-        }
-    }
-
     /// A registry on this machine that wants `user:word`, at once or by way of a bearer
     /// token.
     async fn registry(wants_bearer: bool) -> RegistryHost {
         use axum::Router;
-        use axum::http::HeaderMap;
         use axum::response::IntoResponse;
         use axum::routing::get;
 
@@ -368,15 +287,6 @@ mod tests {
             let answer = registries.ask(&host, &credential("wrong")).await;
             assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn behind_a_proxy_nobody_waits_for_a_registry_that_cannot_be_reached() {
-        let variables = [("HTTPS_PROXY".into(), "http://proxy.example.com:3128".into())];
-        let registries = Registries::with_environment(variables.into_iter());
-        let answer = registries.ask(&"gcr.io".parse().unwrap(), &credential("word")).await;
-        let Answer::Unknown { detail } = answer else { panic!("{answer:?}") };
-        assert!(detail.contains("proxy"), "{detail}");
     }
 
     #[tokio::test]

@@ -51,6 +51,8 @@ pub enum Reason {
     RetrySlowly,
     /// A signal asked for it.
     Signal,
+    /// Its secret has changed.
+    Changed,
     /// The registry refuses what it took before.
     Refused,
 }
@@ -66,6 +68,7 @@ impl fmt::Display for Reason {
             Self::Retry => "the last fetch failed",
             Self::RetrySlowly => "the last fetch failed in a way that lasts until someone acts",
             Self::Signal => "SIGUSR1 asked for it",
+            Self::Changed => "its secret has changed",
             Self::Refused => "the registry refuses the one before",
         })
     }

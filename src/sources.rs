@@ -4,22 +4,44 @@
 //! implements [`Source`], give [`Origin`] a variant for what distinguishes two of
 //! its issuers, and follow the compiler through the `match`es in this file.
 
+mod answers;
+mod aws;
+mod azure;
+#[cfg(test)]
+mod conformance;
 mod ecr;
+mod ecr_public;
+mod external;
+mod fixed;
+mod github;
 mod google;
+mod jwt;
 mod skew;
 
 use std::fmt;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use thiserror::Error;
 
+pub use self::aws::{AwsIdentity, Principal, Role, Start as AwsStart};
+pub use self::azure::{AzureIdentity, AzureOrigin, Proof};
 pub use self::ecr::{BadRegion, EcrOrigin};
+pub use self::ecr_public::EcrPublicOrigin;
+pub use self::external::{External, ExternalOrigin};
+pub use self::fixed::{FixedOrigin, Place};
+pub use self::github::GitHubApp;
+pub use self::google::{GoogleIdentity, Impersonation, Start as GoogleStart};
 pub use self::skew::Skew;
 use crate::clock::Clock;
 use crate::credential::{BadCredential, Credential, Lifetime, RegistryHost};
+use crate::network::Network;
 use crate::schedule::Issuer;
 use crate::trouble;
 
@@ -28,10 +50,26 @@ pub trait Source: Send + Sync {
     /// Asks for a credential, once, with the identity as it is now: key files
     /// and tokens of the identity may have been rotated since the last time.
     fn fetch(&self) -> Fetch<'_>;
+
+    /// Who would be asked for, where that can be known without a credential; for `doctor`.
+    fn whose(&self) -> Naming<'_> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Waits until there is something new to fetch, where that can be seen.
+    fn change(&self) -> Waiting<'_> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// A fetch under way.
 pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<Minted, FetchError>> + Send + 'a>>;
+
+/// A question who somebody is; nothing where it cannot be asked.
+pub type Naming<'a> = Pin<Box<dyn Future<Output = Option<Result<String, FetchError>>> + Send + 'a>>;
+
+/// A wait for something that may never come.
+pub type Waiting<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What an issuer gave.
 #[derive(Debug)]
@@ -50,10 +88,20 @@ pub struct Minted {
 /// one call is made for each origin, however many registries it has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// A region of ECR, and which of its endpoints.
+    /// A region of ECR, which of its endpoints, and who asks.
     Ecr(EcrOrigin),
-    /// Google's Container and Artifact Registry; one token is good everywhere.
-    Google,
+    /// ECR Public.
+    EcrPublic(EcrPublicOrigin),
+    /// Google's Container and Artifact Registry; one token of an identity is good everywhere.
+    Google(Option<Arc<GoogleIdentity>>),
+    /// A registry of Azure's.
+    Azure(AzureOrigin),
+    /// GitHub's registry, by an app.
+    GitHub(Arc<GitHubApp>),
+    /// A program that gives a credential.
+    External(ExternalOrigin),
+    /// A user name and a secret that do not expire.
+    Fixed(FixedOrigin),
 }
 
 impl Origin {
@@ -61,30 +109,42 @@ impl Origin {
     ///
     /// # Errors
     ///
-    /// If the name does not say it, or says something that is not supported.
+    /// If the name does not say it, or says something that needs more than a name.
     pub fn of(host: &RegistryHost) -> Result<Self, UnknownRegistry> {
         if let Some(ecr) = EcrOrigin::of(host.name()) {
             return Ok(Self::Ecr(ecr));
         }
-        if google::is_google(host.name()) {
-            return Ok(Self::Google);
+        if EcrPublicOrigin::is(host.name()) {
+            return Ok(Self::EcrPublic(EcrPublicOrigin::default()));
         }
-        let known = KNOWN_BUT_UNSUPPORTED.iter().find(|(suffix, _)| {
+        if google::is_google(host.name()) {
+            return Ok(Self::Google(None));
+        }
+        if AzureOrigin::is(host.name()) {
+            return Ok(Self::Azure(AzureOrigin::of(host)));
+        }
+        let known = NEED_MORE.iter().find(|(suffix, _)| {
             let name = host.name();
             name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))
         });
         Err(match known {
-            Some((_, what)) => UnknownRegistry::Unsupported { host: host.clone(), what },
+            Some((_, what)) => UnknownRegistry::NeedsMore { host: host.clone(), what },
             None => UnknownRegistry::Unrecognised { host: host.clone() },
         })
     }
 
     /// What is asked for credentials.
     #[must_use]
-    pub fn source(&self, clock: &Clock) -> Box<dyn Source> {
-        match self {
-            Self::Ecr(origin) => Box::new(ecr::Ecr::new(origin.clone(), clock.clone())),
-            Self::Google => Box::new(google::Google::new(clock.clone())),
+    pub fn source(&self, clock: &Clock, network: &Network) -> Box<dyn Source> {
+        let (clock, network) = (clock.clone(), network.clone());
+        match self.clone() {
+            Self::Ecr(origin) => Box::new(ecr::Ecr::new(origin, clock, network)),
+            Self::EcrPublic(origin) => Box::new(ecr_public::EcrPublic::new(origin, clock, network)),
+            Self::Google(identity) => Box::new(google::Google::new(identity, clock, network)),
+            Self::Azure(origin) => Box::new(azure::Azure::new(origin, clock, network)),
+            Self::GitHub(app) => Box::new(github::GitHub::new(app, clock, network)),
+            Self::External(origin) => Box::new(external::Programs::new(origin, clock)),
+            Self::Fixed(origin) => Box::new(fixed::Fixed::new(origin, clock)),
         }
     }
 
@@ -93,8 +153,32 @@ impl Origin {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Ecr(_) => Kind::Ecr,
-            Self::Google => Kind::Google,
+            Self::EcrPublic(_) => Kind::EcrPublic,
+            Self::Google(_) => Kind::Google,
+            Self::Azure(_) => Kind::Azure,
+            Self::GitHub(_) => Kind::GitHub,
+            Self::External(origin) if origin.is_helper() => Kind::Helper,
+            Self::External(_) => Kind::Command,
+            Self::Fixed(_) => Kind::Static,
         }
+    }
+
+    /// By what a credential of an earlier run is known to be of the same origin: all that is in the settings about
+    /// it, since another role under the same name is another identity.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let shown = self.to_string();
+        let is_plain = match self {
+            Self::Ecr(_) | Self::EcrPublic(_) | Self::Azure(_) => !shown.contains(" as "),
+            Self::Google(identity) => identity.is_none(),
+            Self::GitHub(_) | Self::External(_) | Self::Fixed(_) => false,
+        };
+        if is_plain {
+            return shown;
+        }
+        let digest = digest(&SHA256, format!("{self:?}").as_bytes());
+        let print = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
+        format!("{shown} {print}")
     }
 }
 
@@ -102,7 +186,13 @@ impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ecr(origin) => write!(formatter, "{origin}"),
-            Self::Google => formatter.write_str("google"),
+            Self::EcrPublic(origin) => write!(formatter, "{origin}"),
+            Self::Google(None) => formatter.write_str("google"),
+            Self::Google(Some(identity)) => write!(formatter, "google as {}", identity.name),
+            Self::Azure(origin) => write!(formatter, "{origin}"),
+            Self::GitHub(app) => write!(formatter, "{app}"),
+            Self::External(origin) => write!(formatter, "{origin}"),
+            Self::Fixed(origin) => write!(formatter, "{origin}"),
         }
     }
 }
@@ -112,20 +202,47 @@ impl fmt::Display for Origin {
 pub enum Kind {
     /// Amazon Elastic Container Registry, private.
     Ecr,
+    /// Amazon ECR Public.
+    EcrPublic,
     /// Google Container Registry and Artifact Registry.
     Google,
+    /// Azure Container Registry.
+    Azure,
+    /// GitHub's registry.
+    GitHub,
+    /// Any other, by one of docker's credential helpers.
+    Helper,
+    /// Any other, by a command.
+    Command,
+    /// Any other, by a user name and a secret.
+    Static,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Ecr, Self::Google];
+    pub const ALL: [Self; 8] = [
+        Self::Ecr,
+        Self::EcrPublic,
+        Self::Google,
+        Self::Azure,
+        Self::GitHub,
+        Self::Helper,
+        Self::Command,
+        Self::Static,
+    ];
 
     /// The word for it in settings, metrics and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ecr => "ecr",
+            Self::EcrPublic => "ecr-public",
             Self::Google => "google",
+            Self::Azure => "azure",
+            Self::GitHub => "github",
+            Self::Helper => "helper",
+            Self::Command => "command",
+            Self::Static => "static",
         }
     }
 }
@@ -141,7 +258,10 @@ impl FromStr for Kind {
 
 /// A text that names no [`Kind`].
 #[derive(Debug, Error)]
-#[error("`{0}` is no kind of registry: write `ecr` or `google`")]
+#[error(
+    "`{0}` is no kind of registry: write `ecr`, `ecr-public`, `google`, `azure`, `github`, `helper`, \
+     `command` or `static`"
+)]
 pub struct UnknownKind(String);
 
 /// Why a host name alone does not do.
@@ -156,9 +276,12 @@ pub enum UnknownRegistry {
         /// Which one.
         host: RegistryHost,
     },
-    /// The name says it, but there is no source for it.
-    #[error("`{host}` is {what}, which this version does not support")]
-    Unsupported {
+    /// The name says it, and it takes more than that.
+    #[error(
+        "`{host}` is {what}: give it a [[registry]] table in the settings file, with its `username` and \
+         `secret_file`, a `helper`, a `command`, or (GitHub) an `identity`"
+    )]
+    NeedsMore {
         /// Which one.
         host: RegistryHost,
         /// What it is.
@@ -183,6 +306,24 @@ pub enum FetchError {
         /// Whose.
         cloud: &'static str,
         /// What is wrong with them.
+        detail: String,
+    },
+    /// Somebody else than the settings expect.
+    #[error("the identity `{name}` turns out to be {found}, and the settings expect {expected}")]
+    WrongPrincipal {
+        /// What the settings call it.
+        name: String,
+        /// Who it should be.
+        expected: String,
+        /// Who it is.
+        found: String,
+    },
+    /// A program that gives no credential.
+    #[error("{name} gives no credential: {detail}")]
+    Program {
+        /// Which.
+        name: String,
+        /// Why, without anything that it printed where a credential is.
         detail: String,
     },
     /// The identity is known and may not.
@@ -277,6 +418,8 @@ impl FetchError {
         match self {
             Self::NoCredentials { .. } => trouble::Kind::NoCredentials,
             Self::BadCredentials { .. } => trouble::Kind::BadCredentials,
+            Self::WrongPrincipal { .. } => trouble::Kind::WrongPrincipal,
+            Self::Program { .. } => trouble::Kind::Program,
             Self::Denied { .. } => trouble::Kind::Denied,
             Self::Refused { .. } => trouble::Kind::Refused,
             Self::Throttled { .. } => trouble::Kind::Throttled,
@@ -296,6 +439,7 @@ impl FetchError {
         matches!(
             self,
             Self::Denied { .. }
+                | Self::WrongPrincipal { .. }
                 | Self::BadCredentials { .. }
                 | Self::Rejected { is_again: true, .. }
         )
@@ -357,13 +501,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// What people will name, so that they are told rather than left guessing.
-const KNOWN_BUT_UNSUPPORTED: [(&str, &str); 10] = [
-    ("public.ecr.aws", "ECR Public"),
-    ("ecr-public.aws.com", "ECR Public"),
-    ("azurecr.io", "an Azure Container Registry"),
-    ("azurecr.cn", "an Azure Container Registry"),
-    ("azurecr.us", "an Azure Container Registry"),
-    ("azurecr.de", "an Azure Container Registry"),
+const NEED_MORE: [(&str, &str); 4] = [
     ("ghcr.io", "GitHub's registry"),
     ("docker.io", "Docker Hub"),
     ("quay.io", "Quay"),
@@ -389,16 +527,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn what_takes_more_than_a_name_says_what() {
         for (host, what) in [
-            ("public.ecr.aws", "ECR Public"),
-            ("example.azurecr.io", "Azure"),
             ("ghcr.io", "GitHub"),
+            ("docker.io", "Docker Hub"),
+            ("quay.io", "Quay"),
             ("europe-python.pkg.dev", "not for containers"),
         ] {
             let message = origin(host).unwrap_err().to_string();
             assert!(message.contains(what), "{message}");
-            assert!(message.contains("does not support"), "{message}");
+            assert!(message.contains("`secret_file`"), "{message}");
         }
         let message = origin("registry.example.com").unwrap_err().to_string();
         assert!(message.contains("[[registry]] table"), "{message}");
@@ -410,6 +548,6 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(kind.as_str().parse::<Kind>().unwrap(), kind);
         }
-        assert!("gcr".parse::<Kind>().unwrap_err().to_string().contains("`ecr` or `google`"));
+        assert!("gcr".parse::<Kind>().unwrap_err().to_string().contains("`google`"));
     }
 }

@@ -341,13 +341,19 @@ impl Status {
             gauges.set_hook(&hook.name, hook.failing.is_some());
         }
         for (host, registry) in &state.registries {
+            let ending = registry.lifetime.filter(|life| !life.is_endless());
             gauges.set_registry(
                 host,
                 &RegistryGauges {
                     is_ready: readiness::lack(host, registry, &state.targets, &at).is_none(),
-                    lifetime: registry.lifetime.map(Lifetime::length),
-                    expiry: report::usable_until(host, registry, &state.targets).map(wall),
-                    next_refresh: registry.next.map(|next| wall(next.at)),
+                    lifetime: ending.map(Lifetime::length),
+                    expiry: ending
+                        .and_then(|_| report::usable_until(host, registry, &state.targets))
+                        .map(wall),
+                    next_refresh: registry
+                        .next
+                        .filter(|_| registry.lifetime.is_none() || ending.is_some())
+                        .map(|next| wall(next.at)),
                     last_success: registry.last_success.map(wall),
                     failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
                     skew: registry.skew.map_or(0, Skew::seconds),

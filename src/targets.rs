@@ -326,7 +326,9 @@ impl Target {
         self.entries = Some(Arc::clone(&wanted));
         let hosts = self.status.read(|state| {
             let registries = state.registries.iter();
-            registries.map(|(host, registry)| (host.clone(), registry.origin.to_string())).collect()
+            registries
+                .map(|(host, registry)| (host.clone(), registry.origin.fingerprint()))
+                .collect()
         });
         Work {
             options: self.options.clone(),

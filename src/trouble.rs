@@ -44,6 +44,12 @@ kinds! {
     /// The identity is no good.
     BadCredentials "bad_credentials"
         "renew the key, token or profile that the message speaks of, or log in again (`gcloud auth application-default login`, `aws sso login`)"
+    /// Somebody else than the settings expect.
+    WrongPrincipal "wrong_principal"
+        "give this process the identity that is expected, or mend the expectation in the settings"
+    /// A program that gives no credential.
+    Program "program_failed"
+        "run the program by hand, as the same user, and mend what it says"
     /// The identity is known and may not.
     Denied "denied"
         "allow this identity what the message names (ECR: ecr:GetAuthorizationToken on `*`), or replace a key that it calls invalid"

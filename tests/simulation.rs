@@ -345,11 +345,11 @@ async fn year(seed: u64, folder: &Path, most_lives: u32) -> Result<Figures> {
     let host: RegistryHost = HOST.parse()?;
     let path = folder.join(format!("{seed}.json"));
     put(&path, "{\"x\":1}")?;
-    let registries = [(host.clone(), Origin::Google)];
+    let registries = [(host.clone(), Origin::Google(None))];
     let status = Arc::new(Status::new(clock.clone(), registries, [(path.clone(), "docker")]));
     let wanted = watch::Sender::new(Wanted::new());
     let assignment = Assignment {
-        origin: Origin::Google,
+        origin: Origin::Google(None),
         hosts: vec![host],
         source: Box::new(Asked { world: Arc::clone(&world), clock: clock.clone() }),
         limit: LIMIT,

@@ -69,7 +69,7 @@ impl Daemon {
     fn new(path: PathBuf) -> Result<Self> {
         let clock = Clock::system();
         let host: RegistryHost = "host05000.example.com".parse()?;
-        let registries = [(host.clone(), Origin::Google)];
+        let registries = [(host.clone(), Origin::Google(None))];
         let targets = [(path.clone(), "docker")];
         let status = Arc::new(Status::new(clock.clone(), registries, targets));
         let wanted = watch::Sender::new(Wanted::new());

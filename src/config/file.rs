@@ -1,6 +1,7 @@
 //! The settings file as it was written: TOML, every key optional, unknown ones
 //! refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -28,6 +29,20 @@ pub struct File {
     pub expired_entries: Option<String>,
     /// Whether the registries are asked if they take the credentials.
     pub verify: Option<bool>,
+    /// Authorities to trust beside the machine's, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Identities of AWS's, by name.
+    #[serde(default)]
+    pub aws: BTreeMap<String, AwsTable>,
+    /// Identities of Google's, by name.
+    #[serde(default)]
+    pub google: BTreeMap<String, GoogleTable>,
+    /// Identities of Azure's, by name.
+    #[serde(default)]
+    pub azure: BTreeMap<String, AzureTable>,
+    /// Apps of GitHub's, by name.
+    #[serde(default)]
+    pub github: BTreeMap<String, GitHubTable>,
     /// Registries whose names say what they are.
     pub registries: Option<Vec<String>>,
     /// Registries whose names do not.
@@ -95,8 +110,84 @@ pub enum Id {
     Name(String),
 }
 
-/// A `[[registry]]` table.
+/// An `[aws.NAME]` table. The keys are those of AWS's own settings where these have the like.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsTable {
+    /// A profile.
+    pub profile: Option<String>,
+    /// Another identity.
+    pub source_identity: Option<String>,
+    /// `Environment`, `EcsContainer` or `Ec2InstanceMetadata`.
+    pub credential_source: Option<String>,
+    /// What the names of variables begin with.
+    pub environment_prefix: Option<String>,
+    /// A token to take on a role with.
+    pub web_identity_token_file: Option<PathBuf>,
+    /// The role to take on.
+    pub role_arn: Option<String>,
+    /// What the role's owner wants to be told.
+    pub external_id: Option<String>,
+    /// What the audit log calls the session.
+    pub role_session_name: Option<String>,
+    /// Who it has to be in the end.
+    pub expected_principal: Option<String>,
+}
+
+/// A `[google.NAME]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoogleTable {
+    /// A file of credentials.
+    pub credentials_file: Option<PathBuf>,
+    /// An account of the machine's metadata server.
+    pub metadata_account: Option<String>,
+    /// The service account in whose name it acts.
+    pub impersonate: Option<String>,
+    /// Through whom.
+    pub delegates: Option<Vec<String>>,
+    /// The e-mail address that it has to have in the end.
+    pub expected_principal: Option<String>,
+}
+
+/// An `[azure.NAME]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureTable {
+    /// The directory.
+    pub tenant_id: Option<String>,
+    /// The application, or the managed identity.
+    pub client_id: Option<String>,
+    /// A secret, in a file.
+    pub client_secret_file: Option<PathBuf>,
+    /// A secret, in a variable.
+    pub client_secret_variable: Option<String>,
+    /// A certificate and its key, in PEM.
+    pub client_certificate_file: Option<PathBuf>,
+    /// A token of another issuer.
+    pub federated_token_file: Option<PathBuf>,
+    /// Whether it is the machine's.
+    pub managed_identity: Option<bool>,
+}
+
+/// A `[github.NAME]` table.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitHubTable {
+    /// The app's client id, or its number in quotes.
+    pub app_id: String,
+    /// The installation's number.
+    pub installation_id: u64,
+    /// The app's private key, in PEM.
+    pub private_key_file: PathBuf,
+    /// Where the API of an enterprise's server is.
+    pub api_url: Option<String>,
+    /// `read` or `write`.
+    pub packages: Option<String>,
+}
+
+/// A `[[registry]]` table.
+#[derive(Debug, Default, Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "expected a table: `[[registry]]`, and `host = \"HOST\"` below it; hosts alone go into \
@@ -104,11 +195,33 @@ pub enum Id {
 )]
 pub struct RegistryTable {
     /// `HOST` or `HOST:PORT`.
-    pub host: String,
-    /// `ecr` or `google`; what the host name says if it is left out.
+    pub host: Option<String>,
+    /// Several of them.
+    pub hosts: Option<Vec<String>>,
+    /// What it is; what the host name says if it is left out.
     pub kind: Option<String>,
     /// For `ecr`: the region.
     pub region: Option<String>,
+    /// For `ecr` and `ecr-public`: another address of the API.
+    pub endpoint: Option<String>,
+    /// The name of an identity.
+    pub identity: Option<String>,
+    /// The registry behind it, whose credential it gets.
+    pub credential_of: Option<String>,
+    /// The name of a credential helper.
+    pub helper: Option<String>,
+    /// A program that gives the credential, and its arguments.
+    pub command: Option<Vec<String>>,
+    /// What the program finds in its environment.
+    pub environment: Option<Vec<String>>,
+    /// A user name that does not expire.
+    pub username: Option<String>,
+    /// Its secret, in a file.
+    pub secret_file: Option<PathBuf>,
+    /// Its secret, in a variable.
+    pub secret_variable: Option<String>,
+    /// How long a credential lives, where nothing else says it.
+    pub life: Option<String>,
 }
 
 impl File {
@@ -183,7 +296,7 @@ mod tests {
         assert!(message.contains("listen_on"), "{message}");
         assert!(message.ends_with("hint: did you mean `listen`?"), "{message}");
 
-        let message = File::parse("[[registry]]\nhosts = \"gcr.io\"\n").unwrap_err();
+        let message = File::parse("[[registry]]\nhst = \"gcr.io\"\n").unwrap_err();
         assert!(message.ends_with("hint: did you mean `host`?"), "{message}");
 
         let message = File::parse("registry = [\"gcr.io\"]\n").unwrap_err();
@@ -222,7 +335,35 @@ mod tests {
         assert!(file.docker_config.is_some());
         assert!(file.fetch_timeout.is_some());
         assert!(file.registries.is_some());
-        assert!(file.registry.iter().any(|table| table.kind.is_some() && table.region.is_some()));
+        let table = |is: fn(&RegistryTable) -> bool| assert!(file.registry.iter().any(is));
+        table(|it| it.host.is_some() && it.kind.is_some() && it.region.is_some());
+        table(|it| it.hosts.is_some() && it.identity.is_some() && it.endpoint.is_some());
+        table(|it| it.credential_of.is_some());
+        table(|it| it.helper.is_some() && it.life.is_some());
+        table(|it| it.command.is_some() && it.environment.is_some());
+        table(|it| it.username.is_some() && it.secret_file.is_some());
+        table(|it| it.secret_variable.is_some());
+        assert!(file.ca_file.is_some());
+        let aws = |is: fn(&AwsTable) -> bool| assert!(file.aws.values().any(is));
+        aws(|it| {
+            it.role_arn.is_some() && it.external_id.is_some() && it.role_session_name.is_some()
+        });
+        aws(|it| it.profile.is_some() && it.expected_principal.is_some());
+        aws(|it| it.credential_source.is_some() && it.environment_prefix.is_some());
+        aws(|it| it.source_identity.is_some());
+        aws(|it| it.web_identity_token_file.is_some());
+        let google = |is: fn(&GoogleTable) -> bool| assert!(file.google.values().any(is));
+        google(|it| it.credentials_file.is_some() && it.expected_principal.is_some());
+        google(|it| it.metadata_account.is_some());
+        google(|it| it.impersonate.is_some() && it.delegates.is_some());
+        let azure = |is: fn(&AzureTable) -> bool| assert!(file.azure.values().any(is));
+        azure(|it| it.tenant_id.is_some() && it.client_id.is_some());
+        azure(|it| it.client_secret_file.is_some());
+        azure(|it| it.client_secret_variable.is_some());
+        azure(|it| it.client_certificate_file.is_some());
+        azure(|it| it.federated_token_file.is_some());
+        azure(|it| it.managed_identity.is_some());
+        assert!(file.github.values().any(|it| it.api_url.is_some() && it.packages.is_some()));
         assert!(file.state.is_some() && file.expired_entries.is_some() && file.verify.is_some());
         let table = &file.target[0];
         assert!(table.reader.is_some() && table.write.is_some() && table.hidden.is_some());

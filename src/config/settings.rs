@@ -1,5 +1,7 @@
 //! What the settings mean: every default applied, every text parsed.
 
+mod registries;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,11 +9,13 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::file::{File, HookTable, Id, RegistryTable, TargetTable};
+pub use self::registries::{BadIdentity, BadRegistry, Registry, RelativePath};
+use super::file::{File, HookTable, Id, TargetTable};
 use crate::credential::{BadHost, RegistryHost};
 use crate::hooks::{Action, DEFAULT_LIMIT, Options as Hook, UnknownSignal};
 use crate::http::{Address, BadAddress};
-use crate::sources::{BadRegion, EcrOrigin, Kind, Origin, UnknownKind, UnknownRegistry};
+use crate::network::{BadAuthorities, Network};
+use crate::sources::{Origin, UnknownRegistry};
 use crate::targets::memory::Memory;
 use crate::targets::obstacles::{Reader, hosts_in_environment};
 use crate::targets::{Hidden, Options as Target, Shared, Write, default_docker_config};
@@ -38,15 +42,8 @@ pub struct Settings {
     /// Whether the registries are asked if they take the credentials; if it is not said,
     /// the command decides.
     pub verify: Option<bool>,
-}
-
-/// A registry, and where its credentials come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registry {
-    /// Under which its credential is written.
-    pub host: RegistryHost,
-    /// Who gives it.
-    pub origin: Origin,
+    /// How the clouds are reached.
+    pub network: Network,
 }
 
 /// What flags and environment say; the flag wins where both do.
@@ -68,6 +65,8 @@ pub struct Options {
     pub state_folder: Option<PathBuf>,
     /// Whether the registries are asked if they take the credentials.
     pub verify: Option<String>,
+    /// Authorities to trust beside the machine's.
+    pub ca_file: Option<PathBuf>,
     /// What `DOCKER_AUTH_CONFIG` says.
     pub docker_auth_config: Option<SecretString>,
 }
@@ -80,17 +79,26 @@ impl Settings {
     /// If a text does not mean anything, or something is missing.
     pub fn new(options: &Options, file: &File) -> Result<Self, BadSettings> {
         let targets = targets(options, file)?;
-        Ok(Self {
+        let settings = Self {
             listen: listen(options, file)?,
             allowed_hosts: allowed_hosts(options, file)?,
             log: [file.log_format.clone(), file.log_level.clone()],
-            registries: registries(options, file)?,
+            registries: registries::registries(options, file)?,
+            network: network(options, file)?,
             hooks: hooks(file, &targets)?,
             targets,
             shared: shared(options, file)?,
             fetch_timeout: fetch_timeout(file)?,
             verify: verify(options, file)?,
-        })
+        };
+        let mut of_docker =
+            settings.targets.iter().filter(|target| target.reader == Reader::Docker);
+        let mut with_path = settings.registries.iter().filter(|registry| registry.host.has_path());
+        if let (Some(target), Some(registry)) = (of_docker.next(), with_path.next()) {
+            let (host, path) = (registry.host.clone(), target.path.clone());
+            return Err(BadSettings::PathForDocker { host, path });
+        }
+        Ok(settings)
     }
 
     /// Each issuer with all the registries that share its credential.
@@ -165,35 +173,41 @@ pub enum BadSettings {
     /// A host that does not say what it is.
     #[error(transparent)]
     Registry(#[from] UnknownRegistry),
-    /// A `kind` that is none.
-    #[error("the registry `{host}`: {source}")]
-    Kind {
+    /// A table that describes no registry.
+    #[error("the registry `{host}`: {why}")]
+    Described {
         /// Whose.
         host: RegistryHost,
         /// What is wrong.
-        source: UnknownKind,
+        why: BadRegistry,
     },
-    /// A `region` that is none.
-    #[error("the registry `{host}`: {source}")]
-    Region {
+    /// A table without a host.
+    #[error("a [[registry]] needs a `host`, or `hosts`, and not both")]
+    NoHost,
+    /// A table that describes no identity.
+    #[error("the identity [{cloud}.{name}]: {why}")]
+    Identity {
         /// Whose.
-        host: RegistryHost,
+        cloud: &'static str,
+        /// What it is called.
+        name: String,
         /// What is wrong.
-        source: BadRegion,
+        why: BadIdentity,
     },
-    /// A table that needs a region.
-    #[error("the registry `{host}` is of kind `ecr`, so it needs a `region`, as in \"eu-west-1\"")]
-    NoRegion {
-        /// Whose.
-        host: RegistryHost,
-    },
-    /// A region where it means nothing.
+    /// Certificates that cannot be used.
+    #[error(transparent)]
+    Authorities(#[from] BadAuthorities),
+    /// A path where only docker reads.
     #[error(
-        "the registry `{host}` has a `region`, which only means something with `kind = \"ecr\"`"
+        "the registry `{host}` has a path, which docker would take for all of it: {} has to be read by \
+         podman (`reader = \"podman\"`), or leave the path",
+        path.display()
     )]
-    NeedlessRegion {
-        /// Whose.
+    PathForDocker {
+        /// Which.
         host: RegistryHost,
+        /// Whose reader.
+        path: PathBuf,
     },
     /// Two tables for one host.
     #[error("the registry `{0}` has two [[registry]] tables: leave one")]
@@ -302,41 +316,11 @@ const SHORTEST_LIMIT: Duration = Duration::from_secs(1);
 const LONGEST_FETCH_TIMEOUT: Duration = Duration::from_mins(5);
 const LONGEST_HOOK_TIMEOUT: Duration = Duration::from_mins(10);
 
-fn registries(options: &Options, file: &File) -> Result<Vec<Registry>, BadSettings> {
-    let mut described = BTreeMap::new();
-    for table in &file.registry {
-        let registry = described_registry(table)?;
-        if let Some(first) = described.insert(registry.host.clone(), registry) {
-            return Err(BadSettings::TwoTables(first.host));
-        }
+fn network(options: &Options, file: &File) -> Result<Network, BadSettings> {
+    match options.ca_file.as_ref().or(file.ca_file.as_ref()) {
+        None => Ok(Network::default()),
+        Some(path) => Ok(Network::trusting(path)?),
     }
-    let named = if options.registries.is_empty() {
-        file.registries.as_deref().unwrap_or_default()
-    } else {
-        options.registries.as_slice()
-    };
-    let mut registries = Vec::new();
-    for name in named {
-        let host: RegistryHost = name.parse()?;
-        let registry = match described.get(&host) {
-            Some(registry) => registry.clone(),
-            None => Registry { origin: Origin::of(&host)?, host },
-        };
-        if !registries.contains(&registry) {
-            registries.push(registry);
-        }
-    }
-    if options.registries.is_empty() {
-        for registry in described.into_values() {
-            if !registries.contains(&registry) {
-                registries.push(registry);
-            }
-        }
-    }
-    if registries.is_empty() {
-        return Err(BadSettings::NoRegistry);
-    }
-    Ok(registries)
 }
 
 fn verify(options: &Options, file: &File) -> Result<Option<bool>, BadSettings> {
@@ -349,31 +333,6 @@ fn verify(options: &Options, file: &File) -> Result<Option<bool>, BadSettings> {
             Err(BadSettings::Word { key, text, known })
         }
     }
-}
-
-fn described_registry(table: &RegistryTable) -> Result<Registry, BadSettings> {
-    let host: RegistryHost = table.host.parse()?;
-    let kind: Option<Kind> = table
-        .kind
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|source| BadSettings::Kind { host: host.clone(), source })?;
-    let origin = match (kind, table.region.as_deref()) {
-        (Some(Kind::Ecr), Some(region)) => {
-            let origin = EcrOrigin::of_region(region)
-                .map_err(|source| BadSettings::Region { host: host.clone(), source })?;
-            Origin::Ecr(origin)
-        }
-        (Some(Kind::Ecr), None) => match Origin::of(&host) {
-            Ok(origin @ Origin::Ecr(_)) => origin,
-            _ => return Err(BadSettings::NoRegion { host }),
-        },
-        (_, Some(_)) => return Err(BadSettings::NeedlessRegion { host }),
-        (Some(Kind::Google), None) => Origin::Google,
-        (None, None) => Origin::of(&host)?,
-    };
-    Ok(Registry { host, origin })
 }
 
 /// The files to keep fresh.

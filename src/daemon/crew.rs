@@ -17,7 +17,7 @@ use crate::hooks::{self, Hook};
 use crate::metrics::Metrics;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
-use crate::sources::Origin;
+use crate::sources::{Kind, Origin};
 use crate::status::{Pulse, Registry, Status};
 use crate::targets::memory::{Memory, Remembered};
 use crate::targets::{self, Options, Shared, Target};
@@ -30,7 +30,6 @@ pub(super) struct Crew {
     /// Makes every issuer be asked now.
     pub(super) ask: watch::Sender<()>,
     turns: Arc<Semaphore>,
-    verifier: Arc<Registries>,
     dice: fastrand::Rng,
     issuers: BTreeMap<Origin, Asked>,
     files: Vec<Kept>,
@@ -74,7 +73,6 @@ impl Crew {
             wanted: watch::Sender::new(Wanted::new()),
             ask: watch::Sender::new(()),
             turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
-            verifier: Arc::new(Registries::with_environment(std::env::vars_os())),
             dice: fastrand::Rng::new(),
             issuers: BTreeMap::new(),
             files: Vec::new(),
@@ -142,7 +140,11 @@ impl Crew {
         let recalling = tokio::task::spawn_blocking(move || {
             let remembered = remembered(&memory);
             let recall = |(origin, hosts): (Origin, Vec<RegistryHost>)| {
-                let name = origin.to_string();
+                // What has no end is read anew instead, since it may have changed.
+                if origin.kind() == Kind::Static {
+                    return None;
+                }
+                let name = origin.fingerprint();
                 let found = targets::recall(&targets, &remembered, &hosts, &name, &clock)?;
                 Some((origin, found))
             };
@@ -281,13 +283,15 @@ impl Crew {
         is_verified: bool,
         known: Option<Credential>,
     ) -> Refresh {
+        let network = &settings.network;
+        let verifier = || Arc::new(Registries::new(network.clone())) as Arc<dyn Verifier>;
         let assignment = Assignment {
-            source: origin.source(&self.clock),
+            source: origin.source(&self.clock, network),
             origin,
             hosts,
             limit: settings.fetch_timeout,
             turns: Arc::clone(&self.turns),
-            verifier: is_verified.then(|| Arc::clone(&self.verifier) as Arc<dyn Verifier>),
+            verifier: is_verified.then(verifier),
         };
         if !is_verified {
             for host in &assignment.hosts {

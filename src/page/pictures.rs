@@ -59,6 +59,11 @@ pub(super) fn tab_icon(verdict: Option<Verdict>) -> String {
 
 /// A credential's life from its issue to its expiry, with what is left of it.
 pub(super) fn life(check: &CredentialReport, now: SystemTime, has_words: bool) -> String {
+    if check.never_expires {
+        return "<svg class=\"life\" role=\"img\"><title>It does not expire.</title>\
+                <rect class=\"left\" width=\"100%\" y=\"13\" height=\"8\" rx=\"4\"/></svg>"
+            .to_owned();
+    }
     let times = (read(check.issued.as_ref()), read(check.expires.as_ref()));
     let (Some(issued), Some(expires)) = times else {
         return "<svg class=\"life\" role=\"img\"><title>There is no credential yet.</title>\

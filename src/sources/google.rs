@@ -2,29 +2,63 @@
 //!
 //! Any access token will do, under the user name `oauth2accesstoken`
 //! (<https://cloud.google.com/artifact-registry/docs/docker/authentication#token>).
-//! A key file's token is minted anew at each call and lives for an hour; the
-//! metadata server of a machine hands one token to everybody, and a new one only
-//! in that one's last minutes
+//! A key's token is minted anew at each call and lives for an hour; the metadata server of a
+//! machine hands one token to everybody, and a new one only in that one's last minutes
 //! (<https://cloud.google.com/compute/docs/access/authenticate-workloads#applications>).
 
+mod federation;
+mod file;
+mod tokens;
+
 use std::env;
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use gcp_auth::{
-    ConfigDefaultCredentials, CustomServiceAccount, GCloudAuthorizedUser, MetadataServiceAccount,
-    Token, TokenProvider,
-};
-use secrecy::SecretString;
-use serde::Deserialize;
-use tokio::sync::Semaphore;
+use hyper::header::HeaderName;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{Fetch, FetchError, Minted, Source, accept, chain};
+use self::tokens::{Asker, Token, fresh, given};
+use super::answers::text_of;
+use super::{Fetch, FetchError, Minted, Source, accept};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
+use crate::network::Network;
+use crate::program::{Program, ProgramError, ended};
 use crate::schedule::Issuer;
+
+/// An identity that the settings name, where the machine's own is not the right one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GoogleIdentity {
+    /// What the settings call it.
+    pub name: Box<str>,
+    /// What it begins with.
+    pub start: Start,
+    /// The service account in whose name it acts.
+    pub impersonation: Option<Impersonation>,
+    /// The e-mail address that it has to have in the end.
+    pub expected: Option<Box<str>>,
+}
+
+/// Where an identity comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Start {
+    /// Where Google's own clients look, in their order.
+    Chain,
+    /// A file of credentials, of any kind.
+    File(PathBuf),
+    /// An account of the machine's metadata server, by its address or as `default`.
+    Metadata(Box<str>),
+}
+
+/// Acting in the name of a service account
+/// (<https://cloud.google.com/iam/docs/service-account-impersonation>).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Impersonation {
+    /// Whose name.
+    pub account: Box<str>,
+    /// Through whom, the first one first.
+    pub delegates: Vec<Box<str>>,
+}
 
 /// Whether the name is one of Google's for registries of container images
 /// (<https://cloud.google.com/artifact-registry/docs/repositories/repo-locations>).
@@ -45,25 +79,30 @@ pub(super) fn is_google(name: &str) -> bool {
 }
 
 pub(super) struct Google {
+    identity: Option<Arc<GoogleIdentity>>,
     clock: Clock,
-    /// Held while `gcloud` runs. It cannot be ended from here, and one that hangs
-    /// must not be joined by another at each attempt.
-    gcloud: Arc<Semaphore>,
+    network: Network,
 }
 
 impl Google {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, gcloud: Arc::new(Semaphore::new(1)) }
+    pub(super) fn new(
+        identity: Option<Arc<GoogleIdentity>>,
+        clock: Clock,
+        network: Network,
+    ) -> Self {
+        Self { identity, clock, network }
     }
 
     async fn mint(&self) -> Result<Minted, FetchError> {
-        let asked = self.clock.now();
-        let Found { token, issuer, identity } = find_token(&self.gcloud).await?;
-        let life = Lifetime::new(asked, self.clock.from_wall(token.expires_at().into()));
-        let secret = SecretString::from(token.as_str());
+        let asker =
+            Asker { client: self.network.client(), network: &self.network, clock: &self.clock };
+        let token = match &self.identity {
+            None => from_chain(&asker).await?,
+            Some(identity) => as_identity(&asker, identity).await?,
+        };
+        let Token { secret, life, issuer, identity, skew } = token;
         let credential = accept(SERVICE, USERNAME, secret, life, &self.clock)?;
-        // It says how long a token lives, not until when; and gcp_auth hides the `Date`.
-        Ok(Minted { credential, issuer, identity, skew: None })
+        Ok(Minted { credential, issuer, identity, skew })
     }
 }
 
@@ -73,18 +112,26 @@ impl Source for Google {
     }
 }
 
-/// A token, and whose it is.
-struct Found {
-    token: Arc<Token>,
-    issuer: Issuer,
-    identity: String,
-}
-
-/// The part of a credentials file that is no secret.
-#[derive(Deserialize)]
-struct CredentialsFile {
-    r#type: String,
-    client_email: Option<String>,
+async fn as_identity(asker: &Asker<'_>, identity: &GoogleIdentity) -> Result<Token, FetchError> {
+    let mut token = match &identity.start {
+        Start::Chain => from_chain(asker).await?,
+        Start::File(path) => file::token(asker, path, "of the settings").await?,
+        Start::Metadata(account) => from_metadata(asker, account).await?,
+    };
+    if let Some(impersonation) = &identity.impersonation {
+        token = asker.impersonate(&token, impersonation).await?;
+    }
+    if let Some(expected) = &identity.expected
+        && **expected != *token.identity
+    {
+        return Err(FetchError::WrongPrincipal {
+            name: identity.name.to_string(),
+            expected: expected.to_string(),
+            found: token.identity,
+        });
+    }
+    token.identity = format!("{} ({})", token.identity, identity.name);
+    Ok(token)
 }
 
 const CLOUD: &str = "Google";
@@ -92,161 +139,94 @@ const SERVICE: &str = "Google";
 const USERNAME: &str = "oauth2accesstoken";
 
 /// What registries ask for; the roles of the account decide what it may do.
-const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/cloud-platform"];
+const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 const KEY_FILE_VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
 /// Looks where Google's own clients look, in their order
 /// (<https://cloud.google.com/docs/authentication/application-default-credentials>).
-///
-/// Each provider of `gcp_auth` keeps its token until just before it expires, so
-/// a new provider is made for every fetch.
-async fn find_token(gcloud: &Arc<Semaphore>) -> Result<Found, FetchError> {
+async fn from_chain(asker: &Asker<'_>) -> Result<Token, FetchError> {
     if let Some(path) = env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty()) {
-        return from_file(Path::new(&path), KEY_FILE_VARIABLE).await;
+        return file::token(asker, Path::new(&path), KEY_FILE_VARIABLE).await;
     }
     let well_known = well_known_file();
     if let Some(path) = well_known.as_deref().filter(|path| path.exists()) {
-        return from_file(path, "application default credentials").await;
+        return file::token(asker, path, "application default credentials").await;
     }
-    let metadata = match MetadataServiceAccount::new().await {
-        Ok(provider) => {
-            let token = token_of(&provider).await?;
-            let identity = "the machine's service account (metadata server)".to_owned();
-            return Ok(Found { token, issuer: Issuer::Caching, identity });
-        }
-        Err(error) => error,
+    let unanswered = match from_metadata(asker, "default").await {
+        Err(error @ (FetchError::Unreachable { .. } | FetchError::NoCredentials { .. })) => error,
+        result => return result,
     };
     if !is_on_path("gcloud") {
         return Err(FetchError::NoCredentials {
             cloud: CLOUD,
             detail: format!(
                 "{KEY_FILE_VARIABLE} is not set, {} does not exist, the metadata server did not \
-                 answer ({}), and there is no `gcloud` on the PATH",
+                 answer ({unanswered}), and there is no `gcloud` on the PATH",
                 well_known
                     .map_or_else(|| "a home folder".to_owned(), |path| path.display().to_string()),
-                explain(metadata),
             ),
         });
     }
-    from_gcloud(gcloud).await
+    from_gcloud(asker).await
 }
 
-async fn from_file(path: &Path, found_by: &str) -> Result<Found, FetchError> {
-    let unusable = |detail: String| FetchError::BadCredentials {
-        cloud: CLOUD,
-        detail: format!("{} ({found_by}): {detail}", path.display()),
+/// <https://cloud.google.com/compute/docs/metadata/overview>
+async fn from_metadata(asker: &Asker<'_>, account: &str) -> Result<Token, FetchError> {
+    let host = env::var("GCE_METADATA_HOST").ok().filter(|host| !host.is_empty());
+    let host = host.as_deref().unwrap_or("metadata.google.internal");
+    let ask = |what: &str| {
+        let url =
+            format!("http://{host}/computeMetadata/v1/instance/service-accounts/{account}/{what}");
+        asker.client.get(url).near().header(FLAVOR, "Google").ask()
     };
-    // What serde says of a malformed file can have a part of the key in it.
-    let file: CredentialsFile = File::open(path)
-        .map_err(|error| match error.kind() {
-            // It may be about to be put there, by whoever rotates it.
-            io::ErrorKind::NotFound => FetchError::NoCredentials {
-                cloud: CLOUD,
-                detail: format!("{} ({found_by}) does not exist", path.display()),
-            },
-            _ => unusable(error.to_string()),
-        })
-        .and_then(|file| {
-            serde_json::from_reader(io::BufReader::new(file)).map_err(|error| {
-                unusable(format!(
-                    "no JSON with a `type` (line {}, column {})",
-                    error.line(),
-                    error.column()
-                ))
-            })
-        })?;
-    match file.r#type.as_str() {
-        "service_account" => {
-            let provider = CustomServiceAccount::from_file(path).map_err(|error| match error {
-                gcp_auth::Error::Json(..) => unusable("a part of the key is missing".to_owned()),
-                error => unusable(error.to_string()),
-            })?;
-            Ok(Found {
-                token: token_of(&provider).await?,
-                issuer: Issuer::Minting,
-                identity: file.client_email.unwrap_or_else(|| "service account".to_owned()),
-            })
-        }
-        "authorized_user" if Some(path) == well_known_file().as_deref() => {
-            let provider = ConfigDefaultCredentials::new().await.map_err(refusal)?;
-            Ok(Found {
-                token: token_of(&provider).await?,
-                issuer: Issuer::Minting,
-                identity: "the user of `gcloud auth application-default login`".to_owned(),
-            })
-        }
-        "authorized_user" => Err(unusable(format!(
-            "a user's credentials are only read from {}",
-            well_known_file().unwrap_or_default().display()
-        ))),
-        other => Err(unusable(format!(
-            "credentials of type `{}` are not supported by this version",
-            other.escape_default()
-        ))),
+    let began = asker.clock.now();
+    let answer = ask("token").await;
+    if answer.as_ref().is_ok_and(|answer| answer.status == hyper::StatusCode::NOT_FOUND) {
+        return Err(FetchError::NoCredentials {
+            cloud: CLOUD,
+            detail: format!("the metadata server knows no service account `{account}`"),
+        });
     }
+    let mut token = given(METADATA, began, answer, Issuer::Caching)?;
+    let name = ask("email").await.ok().filter(|answer| answer.status.is_success());
+    token.identity = name.as_ref().and_then(text_of).map_or_else(
+        || format!("the machine's service account {account}"),
+        |name| name.expose_secret().to_owned(),
+    );
+    Ok(token)
 }
 
-/// `gcp_auth` runs the program in a way that blocks its thread.
-async fn from_gcloud(gcloud: &Arc<Semaphore>) -> Result<Found, FetchError> {
-    let Ok(turn) = Arc::clone(gcloud).try_acquire_owned() else {
-        let detail = "it hangs since it was last run; end it".to_owned();
-        return Err(FetchError::Unreachable { service: "`gcloud`", detail });
+/// The token of whoever is logged in to Google's command line.
+async fn from_gcloud(asker: &Asker<'_>) -> Result<Token, FetchError> {
+    let arguments = ["auth", "print-access-token", "--quiet"].map(str::to_owned);
+    let environment = env::vars_os()
+        .filter(|(name, _)| name.to_str().is_some_and(|name| name.starts_with("CLOUDSDK_")));
+    let gcloud = Program {
+        name: "gcloud",
+        arguments: &arguments,
+        environment: environment.collect(),
+        input: SecretString::from(""),
     };
-    let runtime = tokio::runtime::Handle::current();
-    let run = move || {
-        runtime.block_on(async {
-            let provider =
-                GCloudAuthorizedUser::new().await.map_err(|error| FetchError::BadCredentials {
-                    cloud: CLOUD,
-                    detail: format!("`gcloud auth print-access-token`: {}", explain(error)),
-                })?;
-            let token = token_of(&provider).await;
-            drop(turn);
-            token
-        })
-    };
-    let token = tokio::task::spawn_blocking(run).await.map_err(|_| FetchError::BadAnswer {
-        service: SERVICE,
-        detail: "`gcloud` could not be run".to_owned(),
-    })??;
-    let identity = "the user of `gcloud auth login`".to_owned();
-    // gcloud mints a new token unless its last one is good for another hour, which
-    // is all that a token lives; so the hour that `gcp_auth` takes for granted holds.
-    Ok(Found { token, issuer: Issuer::Minting, identity })
-}
-
-async fn token_of(provider: &impl TokenProvider) -> Result<Arc<Token>, FetchError> {
-    provider.token(&SCOPES).await.map_err(refusal)
-}
-
-/// Sorts an error of `gcp_auth`, which keeps neither status nor body of a refusal
-/// (<https://github.com/djc/gcp_auth/blob/main/src/types.rs>).
-fn refusal(error: gcp_auth::Error) -> FetchError {
-    let service = SERVICE;
-    match error {
-        gcp_auth::Error::Other(..) => FetchError::Unreachable { service, detail: explain(error) },
-        gcp_auth::Error::Http(..) | gcp_auth::Error::Json(..) => {
-            FetchError::BadAnswer { service, detail: explain(error) }
+    let unusable = |detail: String| FetchError::BadCredentials { cloud: CLOUD, detail };
+    let began = asker.clock.now();
+    let said = gcloud.run(GCLOUD_LIMIT).await.map_err(|error| match error {
+        ProgramError::Hangs { .. } => {
+            FetchError::Unreachable { service: "`gcloud`", detail: error.to_string() }
         }
-        gcp_auth::Error::Str("token request failed") => FetchError::Refused {
-            service,
-            detail: "the token endpoint answered with an error; check that the account and its \
-                     key are enabled, and this machine's clock"
-                .to_owned(),
-        },
-        error => FetchError::BadCredentials { cloud: CLOUD, detail: explain(error) },
+        error => unusable(error.to_string()),
+    })?;
+    let text = said.output.expose_secret().trim();
+    if !said.status.success() || text.is_empty() {
+        let how = ended(said.status);
+        return Err(unusable(format!(
+            "`gcloud auth print-access-token` ({how}): {}",
+            said.complaints
+        )));
     }
-}
-
-/// The texts of an error, but never serde's, which quote the answer.
-fn explain(error: gcp_auth::Error) -> String {
-    match error {
-        gcp_auth::Error::Json(what, error) => {
-            format!("{what} (line {}, column {})", error.line(), error.column())
-        }
-        error => chain(&error),
-    }
+    // gcloud mints a new token unless its last one is good for another hour, which is all that a
+    // token lives; so an hour it is.
+    Ok(fresh(SecretString::from(text), began, HOUR, "the user of `gcloud auth login`"))
 }
 
 fn well_known_file() -> Option<PathBuf> {
@@ -257,6 +237,13 @@ fn is_on_path(program: &str) -> bool {
     env::var_os("PATH")
         .is_some_and(|paths| env::split_paths(&paths).any(|folder| folder.join(program).is_file()))
 }
+
+const METADATA: &str = "Google's metadata server";
+const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
+const HOUR: Duration = Duration::from_hours(1);
+
+/// It starts slowly; the limit for a whole fetch may be shorter.
+const GCLOUD_LIMIT: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
@@ -289,14 +276,5 @@ mod tests {
         ] {
             assert!(!is_google(name), "{name}");
         }
-    }
-
-    #[test]
-    fn an_error_never_quotes_the_answer() {
-        let answer = r#""a-token-that-must-not-be-shown""#;
-        let error = serde_json::from_str::<CredentialsFile>(answer).err().unwrap();
-        assert!(error.to_string().contains("must-not-be-shown"), "serde quotes: {error}");
-        let message = refusal(gcp_auth::Error::Json("no token", error)).to_string();
-        assert!(!message.contains("must-not-be-shown"), "{message}");
     }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::history::Quarter;
 use super::readiness::{Moment, lack, lacks_any};
 use super::state::{Failing, Hook, InTheWay, Registry, State, Target};
-use crate::credential::RegistryHost;
+use crate::credential::{Lifetime, RegistryHost};
 use crate::registry::Answer;
 use crate::sources::Skew;
 use crate::trouble;
@@ -136,6 +136,9 @@ pub struct CredentialReport {
     /// When it expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
+    /// Whether nobody has set an end to it, so that there are no times of one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub never_expires: bool,
     /// When the issuer last gave one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success: Option<String>,
@@ -285,6 +288,7 @@ impl Report {
                     why.push(format!("{id}: {output}{cause}"));
                 }
                 (None, Some(seconds)) if seconds >= min_life.as_secs() => {}
+                (None, None) if check.never_expires => {}
                 (None, seconds) => {
                     let [is, wanted] = [Duration::from_secs(seconds.unwrap_or(0)), min_life]
                         .map(|duration| humantime::format_duration(duration).to_string());
@@ -387,12 +391,16 @@ fn credential(
         (None, None) => Verdict::Pass,
     };
     let life = registry.lifetime;
+    let never_expires = life.is_some_and(Lifetime::is_endless);
     let usable = if lack.is_some() { None } else { usable_until(host, registry, targets) };
+    let usable = usable.filter(|_| !never_expires);
+    let ending = life.filter(|_| !never_expires);
+    let next = registry.next.filter(|_| !never_expires);
     CredentialReport {
         component_id: host.to_string(),
         component_type: "registry".to_owned(),
         status,
-        observed_value: life.map(|life| life.left(at.now).as_secs()),
+        observed_value: ending.map(|life| life.left(at.now).as_secs()),
         observed_unit: "s".to_owned(),
         usable_seconds: usable
             .map(|until| until.duration_since(at.now).unwrap_or_default().as_secs()),
@@ -402,13 +410,14 @@ fn credential(
         clock_skew_seconds: registry.skew.map(Skew::seconds),
         identity: registry.identity.clone(),
         issued: life.map(|life| at.show(life.issued())),
-        expires: life.map(|life| at.show(life.expires())),
+        expires: ending.map(|life| at.show(life.expires())),
+        never_expires,
         last_success: registry.last_success.map(|time| at.show(time)),
         last_attempt: registry.last_attempt.map(|time| at.show(time)),
         consecutive_failures: registry.failing.as_ref().map_or(0, |failing| failing.count),
         last_error: registry.failing.as_ref().map(|failing| failed(failing, at)),
-        next_refresh: registry.next.map(|next| at.show(next.at)),
-        next_refresh_reason: registry.next.map(|next| next.reason.to_string()),
+        next_refresh: next.map(|next| at.show(next.at)),
+        next_refresh_reason: next.map(|next| next.reason.to_string()),
         verification: registry.verified.as_ref().map(|verified| {
             match verified.answer {
                 Answer::Taken => "taken",

@@ -14,7 +14,7 @@ fn status() -> Status {
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
     Status::new(
         clock.clone(),
-        [(host("gcr.io"), Origin::Google)],
+        [(host("gcr.io"), Origin::Google(None))],
         [(PathBuf::from("/config.json"), "docker")],
     )
 }
@@ -220,7 +220,7 @@ async fn a_file_and_its_metrics_are_as_good_as_what_stands_in_it() {
     let text = status.metrics_text(status.judgement());
     assert!(!text.contains(ready) && text.contains("freshcreds_ready 0"), "{text}");
     // A target that the settings no longer name has nothing in its way.
-    status.follow([(host("gcr.io"), Origin::Google)], [], []);
+    status.follow([(host("gcr.io"), Origin::Google(None))], [], []);
     assert!(
         !status.metrics_text(status.judgement()).contains("in_the_way{"),
         "{}",

@@ -143,6 +143,10 @@ impl<'a> Columns<'a> {
     /// A life from its start to its end: full is what is left, and a mark is where the
     /// next one is fetched.
     fn bar(&self, check: &CredentialReport) -> Line {
+        if check.never_expires {
+            let rest = if self.page.has_unicode { "█" } else { "#" };
+            return Line::new(look(check.status), &rest.repeat(self.life));
+        }
         let time = |text: &Option<String>| text.as_deref().and_then(parse_time);
         let (issued, expires) = (time(&check.issued), time(&check.expires));
         let (Some(issued), Some(expires), Some(now)) = (issued, expires, self.now) else {
@@ -180,6 +184,7 @@ fn left(check: &CredentialReport) -> String {
     match check.observed_value {
         Some(0) => "expired".to_owned(),
         Some(seconds) => short(Duration::from_secs(seconds)),
+        None if check.never_expires => "no end".to_owned(),
         None => "-".to_owned(),
     }
 }

@@ -31,6 +31,7 @@ fn credential(host: &str) -> CredentialReport {
         identity: None,
         issued: Some(at(0)),
         expires: Some(at(12 * 3600)),
+        never_expires: false,
         last_success: Some(at(0)),
         last_attempt: Some(at(0)),
         consecutive_failures: 0,

@@ -39,6 +39,12 @@ impl Found {
     }
 
     /// Whether another name leads to the file, by a hard link.
+    /// Whose it is and its permission bits, if there is a file.
+    #[must_use]
+    pub fn owner_and_mode(&self) -> Option<(u32, u32)> {
+        self.identity.0.map(|stat| (stat.owner, stat.mode))
+    }
+
     pub(super) fn has_another_name(&self) -> bool {
         let metadata = self.file.as_ref().map(File::metadata);
         metadata.is_some_and(|metadata| metadata.is_ok_and(|metadata| metadata.nlink() > 1))

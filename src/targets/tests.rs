@@ -48,7 +48,7 @@ impl Bench {
     fn at(folder: TempDir, path: PathBuf) -> Self {
         // Real time, since files have real time stamps.
         let clock = Clock::system();
-        let registries = [(host(), Origin::Google)];
+        let registries = [(host(), Origin::Google(None))];
         let status = Arc::new(Status::new(clock.clone(), registries, [(path.clone(), "docker")]));
         let wanted = tokio::sync::watch::Sender::new(Wanted::new());
         let dice = fastrand::Rng::with_seed(7);
@@ -463,7 +463,7 @@ async fn a_token_of_an_earlier_run_is_known_again() {
     assert!(bench.target.run_once().await);
     let remembered = bench.target.shared.memory.load().unwrap();
     let options = [bench.target.options.clone()];
-    let origin = Origin::Google.to_string();
+    let origin = Origin::Google(None).fingerprint();
     let known = recall(&options, &remembered, &[host()], &origin, &bench.clock).unwrap();
     assert_eq!(known.auth().expose_secret(), auth("one"));
     assert!(known.lifetime().left(bench.clock.now()) > Duration::from_mins(59));

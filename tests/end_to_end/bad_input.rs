@@ -86,7 +86,7 @@ async fn ecr_hangs_up() -> Result<()> {
 
 #[tokio::test]
 async fn ecr_answers_garbage() -> Result<()> {
-    once_with(Fault::Garbage, "bad_answer", "not an answer of ECR's API").await
+    once_with(Fault::Garbage, "bad_answer", "not an answer of its API").await
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn nobody_is_led_away_from_ecr() -> Result<()> {
 #[tokio::test]
 async fn nobody_is_led_away_from_google() -> Result<()> {
     let (listener, fault) = trap()?;
-    once_with_google(fault, "refused", "Google refused it").await?;
+    once_with_google(fault, "bad_answer", "it sends us elsewhere").await?;
     assert!(listener.accept().is_err(), "it went where it was sent");
     Ok(())
 }
@@ -156,17 +156,17 @@ async fn ecr_answers_with_a_token_without_a_colon() -> Result<()> {
 #[tokio::test]
 async fn google_throttles() -> Result<()> {
     let fault = Fault::TooManyRequests { retry_after: Duration::from_secs(1) };
-    once_with_google(fault, "refused", "answered with an error").await
+    once_with_google(fault, "throttled", "HTTP 429").await
 }
 
 #[tokio::test]
 async fn google_fails() -> Result<()> {
-    once_with_google(Fault::ServerError, "refused", "answered with an error").await
+    once_with_google(Fault::ServerError, "server_error", "Google failed: HTTP 500").await
 }
 
 #[tokio::test]
 async fn google_denies() -> Result<()> {
-    once_with_google(Fault::Denied, "refused", "check that the account and its key").await
+    once_with_google(Fault::Denied, "refused", "invalid_grant: Invalid JWT Signature").await
 }
 
 #[tokio::test]
@@ -385,7 +385,7 @@ async fn a_google_key_that_is_revoked() -> Result<()> {
     let (machine, cloud) = Machine::in_cloud(Options::default()).await?;
     cloud.rotate_service_account_key()?;
     let done = machine.freshcreds(&["once"]).await?;
-    told(&done, &cloud, cloud.google_registry().host(), "refused", "check that the account")
+    told(&done, &cloud, cloud.google_registry().host(), "refused", "invalid_grant")
 }
 
 #[tokio::test]
@@ -398,8 +398,9 @@ async fn a_google_key_file_that_is_missing_or_of_another_kind() -> Result<()> {
     told(&done, &cloud, host, "no_credentials", "does not exist")?;
 
     for (text, words) in [
-        ("{\"type\":\"external_account\"}", "`external_account` are not supported"),
-        ("{\"type\":\"authorized_user\"}", "only read from"),
+        ("{\"type\":\"external_account\"}", "a part of it is missing"),
+        ("{\"type\":\"authorized_user\"}", "a part of it is missing"),
+        ("{\"type\":\"gdch_service_account\"}", "`gdch_service_account` are not supported"),
         ("{\"type\":\"service_account\"}", "a part of the key is missing"),
         ("\"not an object, and a canary\"", "no JSON with a `type`"),
     ] {

@@ -13,6 +13,7 @@ mod endpoint;
 #[expect(dead_code, reason = "shared with the system tests, which use other parts of it")]
 #[path = "../support/engine.rs"]
 mod engine;
+mod every_identity;
 mod hard_places;
 mod identities;
 mod in_vain;

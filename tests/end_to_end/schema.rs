@@ -216,6 +216,7 @@ fn at_start() -> Report {
         clock_skew_seconds: None,
         identity: None,
         issued: None,
+        never_expires: false,
         expires: None,
         last_success: None,
         last_attempt: None,

@@ -59,6 +59,11 @@ impl Machine {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// Takes a variable away.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.environment.retain(|(known, _)| known != name);
+    }
+
     /// The variables that every command gets.
     pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
         &self.environment
@@ -343,6 +348,13 @@ pub(crate) async fn turn(folder: &Path) -> Result<std::fs::File> {
     std::fs::create_dir_all(folder)?;
     let turn = std::fs::File::create(folder.join("turn"))?;
     Ok(tokio::task::spawn_blocking(move || turn.lock().map(|()| turn)).await??)
+}
+
+/// Whether a process of this number runs; one that has ended and is not yet forgotten does not.
+pub(crate) fn is_running(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
 }
 
 /// A folder of programs that `make setup` installs.

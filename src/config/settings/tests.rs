@@ -1,4 +1,5 @@
 use super::*;
+use crate::sources::EcrOrigin;
 
 const ECR: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
@@ -66,7 +67,7 @@ fn a_table_says_what_the_name_does_not() {
     );
     // A host that is named as an argument finds its table.
     let named = settings(&["mirror.example"], text).unwrap();
-    assert_eq!(named.registries[0].origin, Origin::Google);
+    assert_eq!(named.registries[0].origin, Origin::Google(None));
 }
 
 #[test]
@@ -98,19 +99,19 @@ fn what_cannot_be_used_says_what_to_do() {
     assert!(message(&[], "").contains("no registry is named"));
     assert!(message(&["https://gcr.io"], "").contains("without a scheme"));
     assert!(message(&["registry.example"], "").contains("[[registry]] table"));
-    assert!(message(&["public.ecr.aws"], "").contains("does not support"));
+    assert!(message(&["ghcr.io"], "").contains("`secret_file`"));
     assert!(message(&["gcr.io"], "listen = \"8099\"").contains("ADDRESS:PORT"));
     for timeout in ["0s", "6m", "30", "soon"] {
         let text = format!("fetch_timeout = \"{timeout}\"");
         assert!(message(&["gcr.io"], &text).contains("fetch_timeout"), "{timeout}");
     }
     let table = |rest: &str| message(&[], &format!("[[registry]]\nhost = \"a.example\"\n{rest}"));
-    assert!(table("kind = \"docker\"").contains("`ecr` or `google`"));
+    assert!(table("kind = \"docker\"").contains("`google`"));
     assert!(table("kind = \"ecr\"").contains("needs a `region`"));
     assert!(
         table("kind = \"ecr\"\nregion = \"eu west\"").contains("not the name of an AWS region")
     );
-    assert!(table("kind = \"google\"\nregion = \"eu\"").contains("only means something"));
+    assert!(table("kind = \"google\"\nregion = \"eu\"").contains("`region` means nothing"));
     assert!(table("").contains("does not say what kind"));
     assert!(
         table("kind = \"google\"\n[[registry]]\nhost = \"A.example\"\nkind = \"google\"")
@@ -176,4 +177,84 @@ fn names_that_the_endpoint_is_asked_by_are_names() {
     for name in ["*", "http://x", "a b", "x:8099"] {
         assert!(settings(&[name]).unwrap_err().to_string().contains("no name of a host"), "{name}");
     }
+}
+
+#[test]
+fn an_identity_is_found_by_its_name_and_a_mistake_is_told_with_its_place() {
+    let message = |text: &str| settings(&[], text).unwrap_err().to_string();
+    let registry = |more: &str| {
+        format!("[[registry]]\nhost = \"{ECR}\"\n{more}\n[aws.known]\nprofile = \"x\"\n")
+    };
+    let found = settings(&[], &registry("identity = \"known\"")).unwrap();
+    assert_eq!(found.registries[0].origin.to_string(), "ecr eu-west-1 as known");
+    assert!(
+        message(&registry("identity = \"other\"")).contains("there is no identity [aws.other]")
+    );
+    for (more, words) in [
+        ("helper = \"x\"\nkind = \"ecr\"", "its `kind` is `ecr`, and what it has is for `helper`"),
+        ("helper = \"x/y\"", "no name of a credential helper"),
+        (
+            "helper = \"x\"\nidentity = \"known\"",
+            "`identity` means nothing with `kind = \"helper\"`",
+        ),
+        ("command = []", "needs a `command`"),
+        ("command = [\"bin/x\"]", "write the whole path"),
+        ("username = \"u\"", "a `secret_file` or a `secret_variable`"),
+        ("username = \"u\"\nsecret_file = \"x\"", "write the whole path"),
+        ("username = \"u\"\nsecret_file = \"/x\"\nsecret_variable = \"X\"", "not both"),
+        ("endpoint = \"vpce-1.example.com\"", "is no address"),
+        ("helper = \"x\"\nlife = \"soon\"", "no duration"),
+        ("credential_of = \"gcr.io\"\nidentity = \"known\"", "means nothing beside it"),
+        ("hosts = [\"gcr.io\"]", "needs a `host`, or `hosts`, and not both"),
+    ] {
+        let message = message(&registry(more));
+        assert!(message.contains(words), "{more}: {message}");
+    }
+    for (table, words) in [
+        ("[aws.a]\nprofile = \"x\"\ncredential_source = \"Environment\"", "two ways to begin"),
+        ("[aws.a]\nexternal_id = \"x\"", "only means something with a `role_arn`"),
+        ("[aws.a]\nrole_arn = \"pull\"", "is no role"),
+        ("[aws.a]\nexpected_principal = \"pull\"", "is nobody"),
+        ("[aws.a]\ncredential_source = \"env\"", "`Ec2InstanceMetadata`"),
+        ("[aws.a]\nenvironment_prefix = \"X_\"", "`environment_prefix` only means"),
+        ("[aws.a]\nsource_identity = \"b\"", "no identity [aws.b]"),
+        (
+            "[aws.a]\nsource_identity = \"b\"\n[aws.b]\nsource_identity = \"a\"",
+            "begins with itself",
+        ),
+        ("[google.a]\ncredentials_file = \"/x\"\nmetadata_account = \"default\"", "two ways"),
+        ("[google.a]\nimpersonate = \"a/b\"", "no name of an account"),
+        ("[google.a]\ndelegates = [\"a@b\"]", "only mean something with `impersonate`"),
+        ("[azure.a]\nmanaged_identity = true\nclient_secret_file = \"/x\"", "two ways"),
+        ("[azure.a]\nclient_secret_file = \"x\"", "write the whole path"),
+        (
+            "[github.a]\napp_id = \"1\"\ninstallation_id = 2\nprivate_key_file = \"/x\"\napi_url = \"x\"",
+            "no address",
+        ),
+        (
+            "[github.a]\napp_id = \"1\"\ninstallation_id = 2\nprivate_key_file = \"/x\"\npackages = \"all\"",
+            "`read` or `write`",
+        ),
+    ] {
+        let message = message(&format!("registries = [\"gcr.io\"]\n{table}\n"));
+        assert!(
+            message.contains("the identity [") && message.contains(words),
+            "{table}: {message}"
+        );
+    }
+}
+
+#[test]
+fn an_alias_has_the_credential_of_the_registry_behind_it() {
+    let text = format!(
+        "registries = [\"{ECR}\"]\n[aws.default]\nprofile = \"x\"\n\
+         [[registry]]\nhost = \"mirror.example.com\"\ncredential_of = \"{ECR}\"\n"
+    );
+    let found = settings(&[], &text).unwrap();
+    assert_eq!(hosts(&found), [ECR, "mirror.example.com"]);
+    assert_eq!(found.sources().len(), 1, "one call for both");
+    let twice =
+        format!("{text}[[registry]]\nhost = \"m2\"\ncredential_of = \"mirror.example.com\"\n");
+    let message = settings(&[], &twice).unwrap_err().to_string();
+    assert!(message.contains("has a `credential_of` itself"), "{message}");
 }

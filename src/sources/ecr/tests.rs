@@ -1,6 +1,7 @@
-use aws_sdk_ecr::primitives::DateTime;
+use std::time::Duration;
 
 use super::*;
+use crate::sources::aws::classify;
 
 fn origin(name: &str) -> Option<(String, bool, bool)> {
     EcrOrigin::of(name).map(|origin| (origin.region.into(), origin.fips, origin.dual_stack))
@@ -40,6 +41,14 @@ fn what_only_looks_like_it_is_not_taken() {
         "x.123456789012.dkr.ecr.us-east-1.amazonaws.com",
         "public.ecr.aws",
         "",
+        // Of one partition, under the name of another.
+        "123456789012.dkr.ecr.us-east-1.amazonaws.com.cn",
+        "123456789012.dkr.ecr.cn-north-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.on.aws",
+        "123456789012.dkr-ecr.us-east-1.amazonaws.com",
+        "123456789012.dkr.ecr.us-east-1.c2s.ic.gov",
+        "123456789012.dkr-ecr.us-iso-east-1.on.aws",
+        "123456789012.dkr.ecr.us-iso-east-1.sc2s.sgov.gov",
     ] {
         assert_eq!(origin(name), None, "{name}");
     }
@@ -47,12 +56,12 @@ fn what_only_looks_like_it_is_not_taken() {
 
 const NOW: Duration = Duration::from_hours(24 * 365 * 50);
 
-fn answer(token: Option<&str>, expires: Option<u64>) -> AuthorizationData {
-    AuthorizationData::builder()
-        .set_authorization_token(token.map(str::to_owned))
-        .set_expires_at(expires.map(|at| DateTime::from_secs(i64::try_from(at).unwrap())))
-        .proxy_endpoint("https://123456789012.dkr.ecr.us-east-1.amazonaws.com")
-        .build()
+fn read(
+    token: Option<&str>,
+    expires: Option<u64>,
+) -> Result<(SecretString, SystemTime), FetchError> {
+    let expires = expires.map(|at| DateTime::from_secs(i64::try_from(at).unwrap()));
+    read_token(SERVICE, token.map(str::to_owned), expires)
 }
 
 fn soon() -> u64 {
@@ -62,7 +71,7 @@ fn soon() -> u64 {
 #[test]
 fn a_token_is_split_at_its_first_colon() {
     let token = STANDARD.encode("AWS:pass:word");
-    let (secret, expires) = read_token(answer(Some(&token), Some(soon()))).unwrap();
+    let (secret, expires) = read(Some(&token), Some(soon())).unwrap();
     assert_eq!(secret.expose_secret(), "pass:word");
     assert_eq!(expires, SystemTime::UNIX_EPOCH + NOW + Duration::from_mins(1));
 }
@@ -79,7 +88,7 @@ fn an_answer_that_cannot_be_used_says_why_and_never_what_it_was() {
         (Some(encode("other:canary")), Some(soon()), "not `AWS`"),
         (Some(encode("AWS:canary")), None, "does not say when"),
     ] {
-        let error = read_token(answer(token.as_deref(), expires)).unwrap_err();
+        let error = read(token.as_deref(), expires).unwrap_err();
         assert_eq!(error.kind().as_str(), "bad_answer");
         assert!(error.to_string().contains(words), "{error}");
         assert!(!error.to_string().contains("canary"), "{error}");
@@ -89,7 +98,7 @@ fn an_answer_that_cannot_be_used_says_why_and_never_what_it_was() {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_has_expired_already_is_an_error_of_its_own() {
     let token = STANDARD.encode("AWS:word");
-    let (secret, expires) = read_token(answer(Some(&token), Some(1_420_070_400))).unwrap();
+    let (secret, expires) = read(Some(&token), Some(1_420_070_400)).unwrap();
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + NOW);
     let life = Lifetime::new(clock.now(), expires);
     let error = accept(SERVICE, USERNAME, secret, life, &clock).unwrap_err();
@@ -111,7 +120,7 @@ fn refusals_are_told_apart() {
         (403, "InvalidSignatureException", "refused", false),
         (404, "no error code", "refused", false),
     ] {
-        let error = classify(status, code, "words", None);
+        let error = classify(SERVICE, status, code, "words", None);
         assert_eq!(
             (error.kind().as_str(), error.is_lasting()),
             (kind, is_lasting),
@@ -119,18 +128,4 @@ fn refusals_are_told_apart() {
         );
         assert!(error.to_string().contains(code), "{error}");
     }
-}
-
-#[test]
-fn only_the_end_of_an_access_keys_id_is_shown() {
-    let shown = |id| describe(&Credentials::new(id, "canary", None, None, "test"));
-    assert_eq!(shown("some-access-key-WXYZ"), "access key …WXYZ");
-    assert_eq!(shown("abc"), "access key …abc");
-    let with_account = Credentials::builder()
-        .access_key_id("id")
-        .secret_access_key("canary")
-        .account_id("123456789012")
-        .provider_name("test")
-        .build();
-    assert_eq!(describe(&with_account), "account 123456789012");
 }
