@@ -126,7 +126,7 @@ mod tests {
     /// What is told within `pause`, while a loop turns or hangs.
     async fn told(watchdog: Option<Duration>, pause: Duration, is_well: bool) -> Vec<String> {
         let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
-        let known = [("gcr.io".parse().unwrap(), Origin::Google)];
+        let known = [("gcr.io".parse().unwrap(), Origin::Google(None))];
         let targets = Vec::<(std::path::PathBuf, &str)>::new();
         let status = Arc::new(Status::new(clock.clone(), known, targets));
         let pulse = status.pulse();

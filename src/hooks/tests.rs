@@ -39,7 +39,7 @@ impl Bench {
             targets: targets.iter().map(PathBuf::from).collect(),
             limit: Duration::from_secs(1),
         };
-        let known = [("gcr.io".parse().unwrap(), crate::sources::Origin::Google)];
+        let known = [("gcr.io".parse().unwrap(), crate::sources::Origin::Google(None))];
         let targets =
             [(PathBuf::from("/one.json"), "docker"), (PathBuf::from("/two.json"), "podman")];
         self.status.follow(known, targets, [options.name.clone()]);

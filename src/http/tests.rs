@@ -52,7 +52,7 @@ impl Bench {
 fn status() -> Status {
     Status::new(
         Clock::system(),
-        [("gcr.io".parse().unwrap(), Origin::Google)],
+        [("gcr.io".parse().unwrap(), Origin::Google(None))],
         Vec::<(PathBuf, &str)>::new(),
     )
 }

@@ -54,11 +54,11 @@ impl Bench {
     }
 
     fn of(clock: Clock, source: Box<dyn Source>, calls: Arc<Mutex<Vec<SystemTime>>>) -> Self {
-        let status = Arc::new(Status::new(clock.clone(), [(host(), Origin::Google)], []));
+        let status = Arc::new(Status::new(clock.clone(), [(host(), Origin::Google(None))], []));
         let wanted = watch::Sender::new(Wanted::new());
         let limit = Duration::from_secs(30);
         let turns = Arc::new(Semaphore::new(1));
-        let origin = Origin::Google;
+        let origin = Origin::Google(None);
         let assignment =
             Assignment { origin, hosts: vec![host()], source, limit, turns, verifier: None };
         let dice = fastrand::Rng::with_seed(7);
