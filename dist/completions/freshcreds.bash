@@ -19,6 +19,9 @@ _freshcreds() {
             freshcreds,check)
                 cmd="freshcreds__subcmd__check"
                 ;;
+            freshcreds,doctor)
+                cmd="freshcreds__subcmd__doctor"
+                ;;
             freshcreds,logout)
                 cmd="freshcreds__subcmd__logout"
                 ;;
@@ -38,7 +41,7 @@ _freshcreds() {
 
     case "${cmd}" in
         freshcreds)
-            opts="-h -V --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help --version run once check logout status"
+            opts="-h -V --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help --version run once check logout doctor status"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -57,6 +60,10 @@ _freshcreds() {
                     return 0
                     ;;
                 --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -84,7 +91,7 @@ _freshcreds() {
             return 0
             ;;
         freshcreds__subcmd__check)
-            opts="-h --min-life --wait --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help"
+            opts="-h --min-life --wait --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -114,6 +121,60 @@ _freshcreds() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --allowed-hosts)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-level)
+                    COMPREPLY=($(compgen -W "error warn info debug trace" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        freshcreds__subcmd__doctor)
+            opts="-h --json --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --docker-config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --listen)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -138,7 +199,7 @@ _freshcreds() {
             return 0
             ;;
         freshcreds__subcmd__logout)
-            opts="-h --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help"
+            opts="-h --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -157,6 +218,10 @@ _freshcreds() {
                     return 0
                     ;;
                 --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -184,7 +249,7 @@ _freshcreds() {
             return 0
             ;;
         freshcreds__subcmd__once)
-            opts="-h --wait --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help"
+            opts="-h --wait --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -207,6 +272,10 @@ _freshcreds() {
                     return 0
                     ;;
                 --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -234,7 +303,7 @@ _freshcreds() {
             return 0
             ;;
         freshcreds__subcmd__run)
-            opts="-h --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help"
+            opts="-h --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -253,6 +322,10 @@ _freshcreds() {
                     return 0
                     ;;
                 --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -280,7 +353,7 @@ _freshcreds() {
             return 0
             ;;
         freshcreds__subcmd__status)
-            opts="-h --json --watch --color --config --docker-config --state --verify --listen --allowed-hosts --log-format --log-level --help"
+            opts="-h --json --watch --color --config --docker-config --state --verify --ca-file --listen --allowed-hosts --log-format --log-level --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -307,6 +380,10 @@ _freshcreds() {
                     return 0
                     ;;
                 --verify)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
