@@ -87,7 +87,9 @@ fn the_readme_names_every_key_of_the_settings_file() -> Result<()> {
         .filter_map(|line| line.split_once(" = "))
         .map(|(key, _)| key);
     for key in keys {
-        assert!(readme.contains(&format!("{key} = ")), "`{key}` is not in the README");
+        let is_named =
+            readme.contains(&format!("{key} = ")) || readme.contains(&format!("`{key}`"));
+        assert!(is_named, "`{key}` is not in the README");
     }
     Ok(())
 }
