@@ -151,7 +151,7 @@ impl Clock {
     /// Our time when the wall clock shows `wall`.
     #[must_use]
     pub fn from_wall(&self, wall: SystemTime) -> SystemTime {
-        wall + self.paced().1.ahead()
+        wall.checked_add(self.paced().1.ahead()).unwrap_or(wall)
     }
 
     fn paced(&self) -> (Reading, Pace) {

@@ -72,7 +72,7 @@ impl FromStr for RegistryHost {
     type Err = BadHost;
 
     fn from_str(text: &str) -> Result<Self, BadHost> {
-        if DOCKER_HUB_NAMES.contains(&text) {
+        if DOCKER_HUB_NAMES.contains(&text.to_ascii_lowercase().trim_end_matches(":443")) {
             return Ok(Self(DOCKER_HUB.into()));
         }
         let (host, path) = match text.split_once('/') {
@@ -318,8 +318,8 @@ const LONGEST_LABEL: usize = 63;
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// What people call it.
-const DOCKER_HUB_NAMES: [&str; 4] =
-    ["docker.io", "index.docker.io", "registry-1.docker.io", DOCKER_HUB];
+const DOCKER_HUB_NAMES: [&str; 5] =
+    ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", DOCKER_HUB];
 
 fn split_port(text: &str) -> Option<(&str, &str)> {
     // The colons inside of a bracketed IPv6 address are no port's.
@@ -397,7 +397,9 @@ mod tests {
         let host: RegistryHost = "r.example.com:5000/team/app".parse().unwrap();
         assert!(host.has_path());
         assert_eq!((host.name(), host.address()), ("r.example.com", "r.example.com:5000"));
-        for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+        for name in
+            ["docker.io", "index.docker.io", "registry-1.docker.io", "Docker.io", "docker.io:443"]
+        {
             let hub: RegistryHost = name.parse().unwrap();
             assert_eq!(hub.as_str(), "https://index.docker.io/v1/");
             assert_eq!((hub.name(), hub.address()), ("docker.io", "registry-1.docker.io"));

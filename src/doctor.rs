@@ -1,6 +1,7 @@
 //! `freshcreds doctor`: goes the whole way of each registry once, and says of each step whether it can be gone, and
 //! what to do where it cannot. Nothing is written but two files that are gone again, by which a folder is tried.
 
+use std::fs::OpenOptions;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ use crate::sources::{FetchError, Kind, Origin};
 use crate::status::Verdict;
 use crate::targets::document::Document;
 use crate::targets::obstacles::obstacles;
-use crate::targets::{Options, file, replace};
+use crate::targets::{Options, Write, file, replace};
 
 /// What is so with one step.
 #[derive(Clone, Debug, Serialize)]
@@ -143,6 +144,11 @@ async fn ask(origin: &Origin, settings: &Settings, clock: &Clock) -> Asked {
     match who.unwrap_or_else(|_| Some(Err(timed_out()))) {
         None => {}
         Some(Ok(who)) => findings.push(finding("identity", Verdict::Pass, who, None)),
+        // The daemon itself need not ask it: there may be no way to STS from a closed network.
+        Some(Err(error @ (FetchError::Unreachable { .. } | FetchError::TimedOut { .. }))) => {
+            let hint = Some(remedy(origin.kind(), &error));
+            findings.push(finding("identity", Verdict::Warn, error.to_string(), hint));
+        }
         Some(Err(error)) => {
             findings.push(failed("identity", &error));
             return Asked { findings, credential: None };
@@ -155,7 +161,7 @@ async fn ask(origin: &Origin, settings: &Settings, clock: &Clock) -> Asked {
             Asked { findings, credential: None }
         }
         Ok(minted) => {
-            if findings.is_empty() {
+            if !findings.iter().any(|finding| finding.status == Verdict::Pass) {
                 findings.push(finding("identity", Verdict::Pass, minted.identity, None));
             }
             let life = minted.credential.lifetime();
@@ -168,8 +174,11 @@ async fn ask(origin: &Origin, settings: &Settings, clock: &Clock) -> Asked {
             };
             findings.push(finding("token", Verdict::Pass, message, None));
             if let Some(skew) = minted.skew {
-                let message =
-                    format!("the issuer's is {} seconds ahead of this machine's", skew.seconds());
+                let (seconds, way) = match skew.seconds() {
+                    ahead @ 0.. => (ahead, "ahead of"),
+                    behind => (-behind, "behind"),
+                };
+                let message = format!("the issuer's is {seconds} seconds {way} this machine's");
                 let hint = "set this machine's clock".to_owned();
                 findings.push(finding("clock", Verdict::Warn, message, Some(hint)));
             }
@@ -254,10 +263,19 @@ fn look(options: &Options, hosts: &[RegistryHost]) -> Vec<Finding> {
             let message = format!("{what}, read by {}, can be replaced ({how})", reader.as_str());
             findings.push(finding("file", Verdict::Pass, message, None));
         }
-        Err(error) if options.write == crate::targets::Write::InPlace => {
-            let message =
-                format!("{what}, read by {}, written in place ({error})", reader.as_str());
-            findings.push(finding("file", Verdict::Pass, message, None));
+        // It need not be replaced, but opened for writing.
+        Err(error) if options.write == Write::InPlace => {
+            match OpenOptions::new().write(true).open(&options.path) {
+                Ok(_) => {
+                    let message =
+                        format!("{what}, read by {}, written in place ({error})", reader.as_str());
+                    findings.push(finding("file", Verdict::Pass, message, None));
+                }
+                Err(error) => {
+                    let hint = Some(crate::trouble::Kind::PermissionDenied.remedy().to_owned());
+                    findings.push(finding("file", Verdict::Fail, error.to_string(), hint));
+                }
+            }
         }
         Err(error) => {
             let hint = Some(error.kind().remedy().to_owned());

@@ -5,6 +5,7 @@
 //! the machine trusts (`SSL_CERT_FILE` too). What is on the machine itself, as a metadata server is, is never
 //! asked through a proxy.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -26,6 +27,7 @@ use aws_smithy_types::date_time::{DateTime, Format};
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -34,7 +36,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 /// How this machine reaches the world.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Certificates of authorities, in PEM, that are trusted beside the machine's.
     further: Option<Arc<[u8]>>,
@@ -51,8 +53,12 @@ impl Network {
         let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
         let mut count = 0_u32;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
-            certificate.map_err(|error| bad(format!("it is no PEM: {error}")))?;
+            let certificate = certificate.map_err(|error| bad(format!("it is no PEM: {error}")))?;
             count += 1;
+            // Whoever is given one that cannot be used ends the program.
+            RootCertStore::empty().add(certificate).map_err(|error| {
+                bad(format!("certificate {count} in it cannot be used: {error}"))
+            })?;
         }
         if count == 0 {
             return Err(bad("there is no certificate in it".to_owned()));
@@ -174,8 +180,8 @@ struct Near;
 /// Whether an address is this machine's, or one that only its own surroundings answer at.
 fn is_near(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
-    uri.scheme_str() == Some("http")
-        && uri.host().is_some_and(|host| is_local(host) || is_metadata(host))
+    let is_clear = uri.scheme_str() == Some("http");
+    uri.host().is_some_and(|host| is_local(host) || is_clear && is_metadata(host))
 }
 
 /// Whether a host is this machine.
@@ -192,12 +198,11 @@ fn is_metadata(host: &str) -> bool {
         Ok(IpAddr::V6(address)) => {
             address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2]
         }
-        Err(_) => matches!(host, "metadata.google.internal" | "metadata"),
+        Err(_) => host == "metadata.google.internal",
     }
 }
 
 /// A question that is being made.
-#[derive(Debug)]
 pub struct Question<'a> {
     client: &'a Client,
     method: Method,
@@ -207,6 +212,17 @@ pub struct Question<'a> {
     near: bool,
     /// Of a text that fits into no header.
     is_bad: bool,
+}
+
+/// Without its headers and what it sends, which may be secrets.
+impl fmt::Debug for Question<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Question")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Question<'a> {
@@ -441,6 +457,8 @@ mod tests {
             "http://127.0.0.1:40342/metadata",
             "http://localhost:4566",
             "http://[::1]:80/",
+            "https://localhost:5000/v2/",
+            "https://127.0.0.1:5000/v2/",
         ] {
             assert!(is_near(near), "{near}");
         }
@@ -448,6 +466,8 @@ mod tests {
             "https://api.ecr.eu-west-1.amazonaws.com/",
             "http://169.253.169.254/",
             "http://metadata.google.internal.example.com/",
+            "http://metadata/",
+            "https://169.254.169.254/",
             "http://localhost.example.com/",
             "http://[fd00:ec3::254]/",
             "http://10.0.0.1/",
@@ -478,5 +498,10 @@ mod tests {
         std::fs::File::create(&path).unwrap();
         let message = Network::trusting(&path).unwrap_err().to_string();
         assert!(message.contains("no certificate"), "{message}");
+        let junk = "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n";
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), junk.as_bytes())
+            .unwrap();
+        let message = Network::trusting(&path).unwrap_err().to_string();
+        assert!(message.contains("certificate 1 in it cannot be used"), "{message}");
     }
 }

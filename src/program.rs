@@ -51,6 +51,7 @@ impl Program<'_> {
             .args(self.arguments)
             .env_clear()
             .envs(kept_environment())
+            .envs(way_out())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -96,7 +97,10 @@ impl Program<'_> {
                 return Err(ProgramError::TooMuch { name: name() });
             }
             let output = SecretString::from(String::from_utf8_lossy(&printed.text).into_owned());
-            let complaints = without_secrets(&String::from_utf8_lossy(&complained.text), &output);
+            let complaints = String::from_utf8_lossy(&complained.text);
+            let given = self.environment.iter().filter_map(|(_, value)| value.to_str());
+            let complaints =
+                harmless(&complaints, output.expose_secret().split(is_edge).chain(given));
             Ok(Said { status, output, complaints })
         };
         let said = timeout(limit, work).await;
@@ -138,25 +142,53 @@ impl Drop for Heard {
     }
 }
 
-/// A text for a log: no word of it is one that the program printed, none is so long that it could be a token, and
-/// nothing in it is an order to a terminal.
-fn without_secrets(complaints: &str, output: &SecretString) -> String {
-    let is_edge = |sign: char| sign.is_whitespace() || "\"'`,;(){}[]<>=".contains(sign);
-    let printed: Vec<_> = output
-        .expose_secret()
-        .split(is_edge)
-        .filter(|word| word.len() >= SHORTEST_SECRET)
-        .collect();
-    let mut text = String::new();
-    for word in complaints.split_whitespace() {
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        let is_secret =
-            word.len() > LONGEST_WORD || printed.iter().any(|secret| word.contains(secret));
-        text.push_str(if is_secret { "…" } else { word });
+/// A text for a log: nothing in it is one of the `secrets` or looks like one, and nothing is an order to a terminal.
+pub fn harmless<'a>(text: &str, secrets: impl Iterator<Item = &'a str>) -> String {
+    let secrets: Vec<_> = secrets.filter(|secret| secret.len() >= SHORTEST_SECRET).collect();
+    let mut text = text.to_owned();
+    for secret in &secrets {
+        text = text.replace(secret, "…");
     }
-    text.replace(char::is_control, "\u{fffd}")
+    let mut words: Vec<&str> = Vec::new();
+    for word in text.split_whitespace() {
+        let before = words.last().map(|word| word.trim_end_matches(':').to_ascii_lowercase());
+        let follows = before.is_some_and(|before| ANNOUNCE.contains(&before.as_str()));
+        words.push(if follows || may_be_secret(word) { "…" } else { word });
+    }
+    let mut text = words.join(" ").replace(char::is_control, "\u{fffd}");
+    if text.len() > LONGEST_COMPLAINT {
+        let end = (0..=LONGEST_COMPLAINT).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push('…');
+    }
+    text
+}
+
+/// Whether a word could be a token: long, with digits and letters, and neither a host nor a path.
+fn may_be_secret(word: &str) -> bool {
+    let is_token = |part: &str| {
+        let has = |is: fn(&u8) -> bool| part.bytes().any(|byte| is(&byte));
+        let is_host =
+            part.contains('.') && part.split('.').all(|label| label.len() < LONGEST_WORD / 2);
+        part.len() >= SHORTEST_TOKEN
+            && has(u8::is_ascii_digit)
+            && has(u8::is_ascii_alphabetic)
+            && !part.starts_with('/')
+            && (!is_host || part.starts_with("eyJ"))
+    };
+    word.len() > LONGEST_WORD
+        || word.split(|sign| is_edge(sign) || ":?&@".contains(sign)).any(is_token)
+}
+
+fn is_edge(sign: char) -> bool {
+    sign.is_whitespace() || "\"'`,;(){}[]<>=".contains(sign)
+}
+
+/// What leads out of this machine, for programs that go there: by which proxy, trusting whom.
+fn way_out() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        name.to_str().is_some_and(|name| WAY_OUT.contains(&name.to_ascii_uppercase().as_str()))
+    })
 }
 
 /// What a program needs to find its way, and what has no secrets in it.
@@ -242,12 +274,29 @@ const KEPT: [&str; 10] = [
     "DBUS_SESSION_BUS_ADDRESS",
 ];
 
+const WAY_OUT: [&str; 8] = [
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+];
+
+/// What comes before a secret.
+const ANNOUNCE: [&str; 6] = ["basic", "bearer", "token", "password", "secret", "authorization"];
+
 const LONGEST_OUTPUT: usize = 256 * 1024;
 const LONGEST_COMPLAINT: usize = 2048;
 const PIECE: usize = 16 * 1024;
 
 /// What is shorter stands in many a sentence.
 const SHORTEST_SECRET: usize = 6;
+
+/// What is shorter and not known to be a secret may be shown.
+const SHORTEST_TOKEN: usize = 16;
 
 /// Longer than most addresses, and shorter than any token.
 const LONGEST_WORD: usize = 100;
@@ -315,8 +364,34 @@ mod tests {
         let script = "echo '{\"Secret\":\"s3cr3t-word\"}'; echo \"cannot use 's3cr3t-word' \\033[31mnow\" >&2";
         let said = sh(script, LONG).await.unwrap();
         assert!(!said.complaints.contains("s3cr3t"), "{}", said.complaints);
-        assert!(said.complaints.starts_with("cannot use …"), "{}", said.complaints);
+        assert!(said.complaints.starts_with("cannot use '…'"), "{}", said.complaints);
         assert!(!said.complaints.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_looks_like_a_token_is_not_shown() {
+        let shown = |text: &str| harmless(text, ["pa;ss,wo=rd(12)x"].into_iter());
+        for text in [
+            "it is pa;ss,wo=rd(12)x here",
+            "> Authorization: Basic c29tZW9uZTp3b3Jk",
+            "+ curl -H PRIVATE-TOKEN:glpat-abcdefgh12345678 https://gitlab.example.com",
+            "Bearer short",
+            "https://user:abcdefgh12345678@example.com/path",
+            "token=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+        ] {
+            let shown = shown(text);
+            for secret in ["pa;ss", "c29tZW", "glpat", "short", "abcdefgh1", "eyJ"] {
+                assert!(!shown.contains(secret), "{text}: {shown}");
+            }
+        }
+        for text in [
+            "no such host: 123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+            "cannot open /usr/lib/x86_64-linux-gnu/libc.so.6: no such file",
+            "credentials not found in native keychain",
+        ] {
+            assert_eq!(shown(text), text);
+        }
+        assert!(shown(&"word ".repeat(10_000)).len() < 3000);
     }
 
     #[tokio::test]

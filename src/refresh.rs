@@ -278,9 +278,10 @@ impl Refresh {
         self.is_cached = issuer == Issuer::Caching;
         let dice = self.dice.f64();
         let known = self.current.as_ref().filter(|known| known.is_same_token(&credential));
-        let known = known
-            .map(Credential::lifetime)
-            .filter(|known| credential.lifetime().expires() < known.expires() + SAME_EXPIRY);
+        let known = known.map(Credential::lifetime).filter(|known| {
+            let new = credential.lifetime();
+            new.expires() < known.expires() + SAME_EXPIRY || new.is_endless() && known.is_endless()
+        });
         let (outcome, life, next) = if let Some(mut life) = known {
             let expires = credential.lifetime().expires();
             if expires + SAME_EXPIRY < life.expires() {

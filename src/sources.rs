@@ -12,6 +12,7 @@ mod conformance;
 mod ecr;
 mod ecr_public;
 mod external;
+mod files;
 mod fixed;
 mod github;
 mod google;
@@ -165,20 +166,24 @@ impl Origin {
 
     /// By what a credential of an earlier run is known to be of the same origin: all that is in the settings about
     /// it, since another role under the same name is another identity.
+    ///
+    /// Nothing for programs, whose settings can have secrets in them, and for what does not expire: both are asked
+    /// again.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> Option<String> {
         let shown = self.to_string();
         let is_plain = match self {
             Self::Ecr(_) | Self::EcrPublic(_) | Self::Azure(_) => !shown.contains(" as "),
             Self::Google(identity) => identity.is_none(),
-            Self::GitHub(_) | Self::External(_) | Self::Fixed(_) => false,
+            Self::GitHub(_) => false,
+            Self::External(_) | Self::Fixed(_) => return None,
         };
         if is_plain {
-            return shown;
+            return Some(shown);
         }
         let digest = digest(&SHA256, format!("{self:?}").as_bytes());
         let print = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
-        format!("{shown} {print}")
+        Some(format!("{shown} {print}"))
     }
 }
 

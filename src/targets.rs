@@ -327,7 +327,9 @@ impl Target {
         let hosts = self.status.read(|state| {
             let registries = state.registries.iter();
             registries
-                .map(|(host, registry)| (host.clone(), registry.origin.fingerprint()))
+                .map(|(host, registry)| {
+                    (host.clone(), registry.origin.fingerprint().unwrap_or_default())
+                })
                 .collect()
         });
         Work {

@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hooks",
             "http",
             "metrics",
+            "network",
             "notify",
             "refresh",
             "registry",

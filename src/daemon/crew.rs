@@ -15,9 +15,10 @@ use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost, Wanted};
 use crate::hooks::{self, Hook};
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
-use crate::sources::{Kind, Origin};
+use crate::sources::Origin;
 use crate::status::{Pulse, Registry, Status};
 use crate::targets::memory::{Memory, Remembered};
 use crate::targets::{self, Options, Shared, Target};
@@ -48,6 +49,7 @@ struct Asked {
     hosts: Vec<RegistryHost>,
     limit: Duration,
     is_verified: bool,
+    network: Network,
     task: Task,
 }
 
@@ -140,11 +142,7 @@ impl Crew {
         let recalling = tokio::task::spawn_blocking(move || {
             let remembered = remembered(&memory);
             let recall = |(origin, hosts): (Origin, Vec<RegistryHost>)| {
-                // What has no end is read anew instead, since it may have changed.
-                if origin.kind() == Kind::Static {
-                    return None;
-                }
-                let name = origin.fingerprint();
+                let name = origin.fingerprint()?;
                 let found = targets::recall(&targets, &remembered, &hosts, &name, &clock)?;
                 Some((origin, found))
             };
@@ -165,7 +163,9 @@ impl Crew {
         let issuers = std::mem::take(&mut self.issuers);
         for (origin, asked) in issuers {
             let hosts = sources.get(&origin);
-            let is_same = asked.limit == settings.fetch_timeout && asked.is_verified == is_verified;
+            let is_same = asked.limit == settings.fetch_timeout
+                && asked.is_verified == is_verified
+                && asked.network == settings.network;
             if hosts == Some(&asked.hosts) && is_same {
                 self.issuers.insert(origin, asked);
                 continue;
@@ -235,8 +235,8 @@ impl Crew {
                 let refresh = self.refresh(settings, whom, all, is_verified, credential);
                 let asked = self.ask.subscribe();
                 let task = self.spawn(&self.stop_asking, |stop| refresh.run(stop, asked));
-                let limit = settings.fetch_timeout;
-                self.issuers.insert(origin, Asked { hosts, limit, is_verified, task });
+                let (limit, network) = (settings.fetch_timeout, settings.network.clone());
+                self.issuers.insert(origin, Asked { hosts, limit, is_verified, network, task });
             }
         }
         for options in &settings.targets {

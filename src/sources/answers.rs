@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -76,7 +77,15 @@ fn refusal(service: &'static str, answer: &Answer) -> FetchError {
         (Some(text), None) | (None, Some(text)) => format!("{text} (HTTP {status})"),
         (None, None) => format!("HTTP {}", answer.status),
     };
+    let says = |words: &str| reason.message.as_ref().is_some_and(|message| message.contains(words));
+    let is_spent = answer.header(&QUOTA_LEFT) == Some("0") || retry_after.is_some();
     match (status, reason.code.as_deref()) {
+        // GitHub says so with 403.
+        (403, _) if is_spent => FetchError::Throttled { service, detail, retry_after },
+        // Entra says so of an assertion that is not of now: a clock's fault, or a file's that is about to be rotated.
+        (400..500, Some("invalid_client")) if says("AADSTS700024") => {
+            FetchError::Refused { service, detail }
+        }
         (429, _) => FetchError::Throttled { service, detail, retry_after },
         (408 | 500.., _) => FetchError::Server { service, detail, retry_after },
         (300..400, _) => FetchError::BadAnswer {
@@ -117,7 +126,7 @@ impl Reason {
 }
 
 /// Somebody's words for a log: on one line, not too many, and none so long that it could be a token.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut words = String::new();
     for word in text.split_whitespace() {
         if words.len() > LONGEST_REASON {
@@ -131,6 +140,8 @@ fn plain(text: &str) -> String {
     }
     words.replace(char::is_control, "\u{fffd}")
 }
+
+const QUOTA_LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 const LONGEST_REASON: usize = 400;
 

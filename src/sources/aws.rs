@@ -81,7 +81,11 @@ impl Principal {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_account = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
-        (is_account || text.starts_with("arn:")).then(|| Self(text.into()))
+        // A session does not tell the path of its role, so that a pattern of names below a path would mean all names.
+        let is_vague = text.split_once(":role/").is_some_and(|(_, path)| {
+            path.rsplit_once('/').is_some_and(|(_, name)| name.contains('*'))
+        });
+        (is_account || text.starts_with("arn:") && !is_vague).then(|| Self(text.into()))
     }
 
     /// Whether it is this one. Who has taken on a role is a session of it
@@ -563,7 +567,14 @@ mod tests {
         let user = "arn:aws:iam::123456789012:user/pull";
         assert!(is(user, user));
         assert!(!is("arn:aws:iam::123456789012:role/pull", user));
-        for text in ["", "*", "pull", "1234567890123", "12345678901x"] {
+        for text in [
+            "arn:aws:iam::123456789012:role/team/*",
+            "",
+            "*",
+            "pull",
+            "1234567890123",
+            "12345678901x",
+        ] {
             assert_eq!(Principal::parse(text), None, "{text}");
         }
     }

@@ -41,10 +41,7 @@ impl AzureOrigin {
         let registry = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
         registry.is_some_and(|registry| {
             !registry.is_empty()
-                && registry
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
-                && !registry.starts_with('.')
+                && registry.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         })
     }
 
@@ -112,20 +109,21 @@ impl Azure {
             refresh_token: SecretString,
         }
         let AzureOrigin { host, identity } = &self.origin;
+        let address = host.address();
         let client = self.network.client();
         let authority = authority_of(host.name());
         let entra = entra::token(&client, &self.clock, identity.as_deref(), authority).await?;
         let scheme = if is_local(host.name()) { "http" } else { "https" };
         let mut fields = vec![
             ("grant_type", "access_token"),
-            ("service", host.as_str()),
+            ("service", address),
             ("access_token", entra.secret.expose_secret()),
         ];
         if let Some(tenant) = &entra.tenant {
             fields.push(("tenant", tenant));
         }
         let (asked, asked_at) = (self.clock.now(), self.clock.wall());
-        let question = client.post(format!("{scheme}://{host}/oauth2/exchange")).form(&fields);
+        let question = client.post(format!("{scheme}://{address}/oauth2/exchange")).form(&fields);
         let (exchanged, answer) =
             document::<Exchanged>(SERVICE, question.ask().await).map_err(without_role)?;
         let secret = exchanged.refresh_token;
@@ -156,7 +154,8 @@ impl Source for Azure {
 /// (<https://learn.microsoft.com/azure/container-registry/container-registry-rbac-abac-repository-permissions>).
 fn without_role(error: FetchError) -> FetchError {
     match error {
-        FetchError::Refused { service, detail } | FetchError::Denied { service, detail } => {
+        // 403 is what a firewall of the registry says, with our address.
+        FetchError::Refused { service, detail } if detail.contains("HTTP 401") => {
             let needs = "the identity needs the role `AcrPull`, or `Container Registry Repository Reader` on a \
                  registry with repository permissions";
             FetchError::Denied { service, detail: format!("{detail}; {needs}") }
@@ -191,7 +190,6 @@ mod tests {
     fn azures_registries_are_known_by_name() {
         for (name, authority) in [
             ("example.azurecr.io", "https://login.microsoftonline.com"),
-            ("example.eastus.data.azurecr.io", "https://login.microsoftonline.com"),
             ("example-abcd.azurecr.io", "https://login.microsoftonline.com"),
             ("example.azurecr.cn", "https://login.chinacloudapi.cn"),
             ("example.azurecr.us", "https://login.microsoftonline.us"),
@@ -200,9 +198,13 @@ mod tests {
             assert!(AzureOrigin::is(name), "{name}");
             assert_eq!(authority_of(name), authority, "{name}");
         }
-        for name in
-            ["azurecr.io", ".azurecr.io", "evilazurecr.io", "example.azurecr.io.example.com"]
-        {
+        for name in [
+            "example.eastus.data.azurecr.io",
+            "azurecr.io",
+            ".azurecr.io",
+            "evilazurecr.io",
+            "example.azurecr.io.example.com",
+        ] {
             assert!(!AzureOrigin::is(name), "{name}");
         }
     }

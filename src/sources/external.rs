@@ -19,7 +19,7 @@ use super::{Fetch, FetchError, Minted, Source, accept, jwt};
 use crate::clock::Clock;
 use crate::credential::{LONGEST_LIFE, Lifetime, RegistryHost};
 use crate::network::NoDocument;
-use crate::program::{Program, ProgramError, Said, ended};
+use crate::program::{Program, ProgramError, Said, ended, harmless};
 use crate::schedule::Issuer;
 
 /// A registry, and the program that gives its credential.
@@ -27,6 +27,8 @@ use crate::schedule::Issuer;
 pub struct ExternalOrigin {
     host: RegistryHost,
     program: External,
+    /// What it finds in its environment: `NAME`, as it is in ours, or `NAME=VALUE`.
+    environment: Vec<String>,
     /// How long a credential lives, where nothing else says it.
     life: Option<Duration>,
 }
@@ -36,15 +38,20 @@ pub struct ExternalOrigin {
 pub enum External {
     /// `docker-credential-NAME`.
     Helper(Box<str>),
-    /// A program and its arguments, and what it finds in its environment: `NAME`, as it is in ours, or `NAME=VALUE`.
-    Command(Vec<String>, Vec<String>),
+    /// A program and its arguments.
+    Command(Vec<String>),
 }
 
 impl ExternalOrigin {
     /// Of a registry.
     #[must_use]
-    pub fn of(host: &RegistryHost, program: External, life: Option<Duration>) -> Self {
-        Self { host: host.clone(), program, life }
+    pub fn of(
+        host: &RegistryHost,
+        program: External,
+        environment: Vec<String>,
+        life: Option<Duration>,
+    ) -> Self {
+        Self { host: host.clone(), program, environment, life }
     }
 
     /// Whether it is one of docker's helpers.
@@ -55,7 +62,7 @@ impl ExternalOrigin {
     fn name(&self) -> String {
         match &self.program {
             External::Helper(name) => format!("docker-credential-{name}"),
-            External::Command(command, _) => command.first().cloned().unwrap_or_default(),
+            External::Command(command) => command.first().cloned().unwrap_or_default(),
         }
     }
 }
@@ -91,7 +98,7 @@ impl Programs {
         let asked = self.clock.now();
         let given = match &self.origin.program {
             External::Helper(_) => self.ask_helper(&name).await,
-            External::Command(command, environment) => self.ask_command(command, environment).await,
+            External::Command(command) => self.ask_command(command).await,
         };
         let Given { username, secret, cached } = given?;
         if username == "<token>" {
@@ -117,61 +124,54 @@ impl Programs {
 
     async fn ask_helper(&self, name: &str) -> Result<Given, FetchError> {
         let arguments = ["get".to_owned()];
-        let program = Program {
-            name,
-            arguments: &arguments,
-            environment: Vec::new(),
-            input: SecretString::from(self.origin.host.as_str()),
-        };
-        let said = self.run(&program).await?;
+        let input = SecretString::from(self.origin.host.as_str());
+        let said = self.run(name, &arguments, input).await?;
         if !said.status.success() {
             // The protocol has the message where else the credential is.
-            let words = said.output.expose_secret().trim();
-            let words =
-                if words.len() < LONGEST_MESSAGE && !words.contains('{') { words } else { "" };
+            let words = harmless(said.output.expose_secret(), std::iter::empty());
             let detail = format!("{}: {words} {}", ended(said.status), said.complaints);
             return Err(self.failed(detail.trim_end()));
         }
         self.as_helper(&said)
     }
 
-    async fn ask_command(
-        &self,
-        command: &[String],
-        environment: &[String],
-    ) -> Result<Given, FetchError> {
+    async fn ask_command(&self, command: &[String]) -> Result<Given, FetchError> {
         let Some((name, arguments)) = command.split_first() else {
             return Err(self.failed("there is no command"));
         };
-        let environment = environment.iter().filter_map(|entry| match entry.split_once('=') {
-            Some((name, value)) => Some((name.into(), value.into())),
-            None => Some((entry.into(), std::env::var_os(entry)?)),
-        });
-        let input = plugin::request(&self.origin.host);
-        let program = Program { name, arguments, environment: environment.collect(), input };
-        let said = self.run(&program).await?;
+        let said = self.run(name, arguments, plugin::request(&self.origin.host)).await?;
         if !said.status.success() {
             return Err(self.failed(&format!("{}: {}", ended(said.status), said.complaints)));
         }
         match plugin::read(said.output.expose_secret(), &self.origin.host) {
-            Ok(Some(given)) => Ok(given),
+            Ok(Some(given)) => {
+                self.tell_complaints(name, &said, &given);
+                Ok(given)
+            }
             Ok(None) => self.as_helper(&said),
-            Err(why) => Err(self.failed(&why)),
+            Err(why) => Err(self.failed(&format!("{why} {}", said.complaints))),
         }
     }
 
-    async fn run(&self, program: &Program<'_>) -> Result<Said, FetchError> {
-        let said = program.run(LIMIT).await.map_err(|error| match error {
+    async fn run(
+        &self,
+        name: &str,
+        arguments: &[String],
+        input: SecretString,
+    ) -> Result<Said, FetchError> {
+        let environment = self.origin.environment.iter();
+        let environment = environment.filter_map(|entry| match entry.split_once('=') {
+            Some((name, value)) => Some((name.into(), value.into())),
+            None => Some((entry.into(), std::env::var_os(entry)?)),
+        });
+        let program = Program { name, arguments, environment: environment.collect(), input };
+        program.run(LIMIT).await.map_err(|error| match error {
             ProgramError::CannotRun { source, .. } => {
                 self.failed(&format!("it cannot be run: {source}"))
             }
             ProgramError::Hangs { limit, .. } => FetchError::TimedOut { limit },
             ProgramError::TooMuch { .. } => self.failed("it prints without end"),
-        })?;
-        if !said.complaints.is_empty() {
-            warn!(program = program.name, host = %self.origin.host, said = said.complaints, "a program that gives a credential says something");
-        }
-        Ok(said)
+        })
     }
 
     fn as_helper(&self, said: &Said) -> Result<Given, FetchError> {
@@ -182,9 +182,28 @@ impl Programs {
             #[serde(rename = "Secret")]
             secret: SecretString,
         }
-        let got: Got = serde_json::from_str(said.output.expose_secret())
-            .map_err(|error| self.failed(&NoDocument::at(&error).to_string()))?;
-        Ok(Given { username: got.username, secret: got.secret, cached: None })
+        let got: Got = serde_json::from_str(said.output.expose_secret()).map_err(|error| {
+            self.failed(&format!("{} {}", NoDocument::at(&error), said.complaints))
+        })?;
+        let given = Given { username: got.username, secret: got.secret, cached: None };
+        self.tell_complaints(&self.origin.name(), said, &given);
+        Ok(given)
+    }
+
+    /// What a program said that gave a credential, without that, in each form that it has on the way.
+    fn tell_complaints(&self, name: &str, said: &Said, given: &Given) {
+        if said.complaints.is_empty() {
+            return;
+        }
+        let secret = given.secret.expose_secret();
+        let pair = SecretString::from(format!("{}:{secret}", given.username));
+        let forms = [
+            SecretString::from(STANDARD.encode(secret)),
+            SecretString::from(STANDARD.encode(pair.expose_secret())),
+        ];
+        let forms = forms.iter().map(ExposeSecret::expose_secret).chain([secret]);
+        let words = harmless(&said.complaints, forms);
+        warn!(program = name, host = %self.origin.host, said = words, "a program that gives a credential says something");
     }
 
     fn failed(&self, detail: &str) -> FetchError {
@@ -216,8 +235,6 @@ const SERVICE: &str = "the program";
 
 /// The limit for a whole fetch may be shorter.
 const LIMIT: Duration = Duration::from_mins(1);
-
-const LONGEST_MESSAGE: usize = 300;
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Fetch, FetchError, Minted, Source, Waiting, accept};
+use super::{Fetch, FetchError, Minted, Source, Waiting, accept, files};
 use crate::clock::Clock;
 use crate::credential::Lifetime;
 use crate::schedule::Issuer;
@@ -54,24 +54,22 @@ impl Fixed {
         Self { origin, clock, known: Mutex::new(Look(None)) }
     }
 
-    fn read(&self) -> Result<Minted, FetchError> {
+    async fn read(&self) -> Result<Minted, FetchError> {
         let FixedOrigin { username, secret } = &self.origin;
         let missing = |detail: String| FetchError::NoCredentials { cloud: SERVICE, detail };
         if let Place::File(path) = secret {
             // Before it is read: what is written meanwhile is a change.
-            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Look::at(path);
+            let look = Look::at(path).await;
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = look;
         }
         let secret = match secret {
-            Place::File(path) => match std::fs::read_to_string(path).map(SecretString::from) {
-                Ok(text) => SecretString::from(text.expose_secret().trim_end_matches(['\r', '\n'])),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return Err(missing(format!("{} does not exist", path.display())));
-                }
-                Err(error) => {
-                    let detail = format!("{}: {error}", path.display());
-                    return Err(FetchError::BadCredentials { cloud: SERVICE, detail });
-                }
-            },
+            Place::File(path) => files::read(path).await.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => missing(format!("{} does not exist", path.display())),
+                _ => FetchError::BadCredentials {
+                    cloud: SERVICE,
+                    detail: format!("{}: {error}", path.display()),
+                },
+            })?,
             Place::Variable(name) => std::env::var(&**name)
                 .map(SecretString::from)
                 .map_err(|_| missing(format!("{name} is not set")))?,
@@ -88,7 +86,7 @@ impl Fixed {
 
 impl Source for Fixed {
     fn fetch(&self) -> Fetch<'_> {
-        Box::pin(async { self.read() })
+        Box::pin(self.read())
     }
 
     fn change(&self) -> Waiting<'_> {
@@ -96,7 +94,11 @@ impl Source for Fixed {
             return Box::pin(std::future::pending());
         };
         Box::pin(async move {
-            while Look::at(path) == *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            loop {
+                let look = Look::at(path).await;
+                if look != *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+                    return;
+                }
                 self.clock.sleep(LOOK_EVERY).await;
             }
         })
@@ -108,8 +110,10 @@ impl Source for Fixed {
 struct Look(Option<(u64, u64, u64, i64, i64)>);
 
 impl Look {
-    fn at(path: &Path) -> Self {
-        let found = std::fs::metadata(path).ok();
+    async fn at(path: &Path) -> Self {
+        let path = path.to_owned();
+        let looking = tokio::task::spawn_blocking(move || std::fs::metadata(path).ok());
+        let found = looking.await.ok().flatten();
         Self(found.map(|it| (it.dev(), it.ino(), it.size(), it.mtime(), it.mtime_nsec())))
     }
 }

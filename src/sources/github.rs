@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::answers::document;
 use super::skew::Skew;
-use super::{Fetch, FetchError, Minted, Source, accept, jwt};
+use super::{Fetch, FetchError, Minted, Source, accept, files, jwt};
 use crate::clock::Clock;
 use crate::credential::Lifetime;
 use crate::network::Network;
@@ -70,11 +70,12 @@ impl GitHub {
             "iat": now.saturating_sub(CLOCKS_MAY_DIFFER),
             "exp": now + LONGEST_ASSERTION - CLOCKS_MAY_DIFFER,
         });
-        let assertion = jwt::sign(&json!({ "alg": "RS256", "typ": "JWT" }), &claims, &read(key)?)
-            .map_err(|why| FetchError::BadCredentials {
-            cloud: CLOUD,
-            detail: format!("{}: {why}", key.display()),
-        })?;
+        let assertion =
+            jwt::sign(&json!({ "alg": "RS256", "typ": "JWT" }), &claims, &read(key).await?)
+                .map_err(|why| FetchError::BadCredentials {
+                    cloud: CLOUD,
+                    detail: format!("{}: {why}", key.display()),
+                })?;
         let bearer = SecretString::from(format!("Bearer {}", assertion.expose_secret()));
         let client = self.network.client();
         let (asked, asked_at) = (self.clock.now(), self.clock.wall());
@@ -106,8 +107,8 @@ impl Source for GitHub {
     }
 }
 
-fn read(path: &Path) -> Result<SecretString, FetchError> {
-    std::fs::read_to_string(path).map(SecretString::from).map_err(|error| {
+async fn read(path: &Path) -> Result<SecretString, FetchError> {
+    files::read(path).await.map_err(|error| {
         // It may be about to be put there, by whoever rotates it.
         FetchError::NoCredentials { cloud: CLOUD, detail: format!("{}: {error}", path.display()) }
     })

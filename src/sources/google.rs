@@ -19,7 +19,7 @@ use hyper::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::tokens::{Asker, Token, fresh, given};
-use super::answers::text_of;
+use super::answers::{good, text_of};
 use super::{Fetch, FetchError, Minted, Source, accept};
 use crate::clock::Clock;
 use crate::network::Network;
@@ -97,7 +97,7 @@ impl Google {
         let asker =
             Asker { client: self.network.client(), network: &self.network, clock: &self.clock };
         let token = match &self.identity {
-            None => from_chain(&asker).await?,
+            None => from_chain(&asker, false).await?,
             Some(identity) => as_identity(&asker, identity).await?,
         };
         let Token { secret, life, issuer, identity, skew } = token;
@@ -114,9 +114,11 @@ impl Source for Google {
 
 async fn as_identity(asker: &Asker<'_>, identity: &GoogleIdentity) -> Result<Token, FetchError> {
     let mut token = match &identity.start {
-        Start::Chain => from_chain(asker).await?,
+        Start::Chain => from_chain(asker, identity.expected.is_some()).await?,
         Start::File(path) => file::token(asker, path, "of the settings").await?,
-        Start::Metadata(account) => from_metadata(asker, account).await?,
+        Start::Metadata(account) => {
+            from_metadata(asker, account, identity.expected.is_some()).await?
+        }
     };
     if let Some(impersonation) = &identity.impersonation {
         token = asker.impersonate(&token, impersonation).await?;
@@ -145,7 +147,7 @@ const KEY_FILE_VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
 /// Looks where Google's own clients look, in their order
 /// (<https://cloud.google.com/docs/authentication/application-default-credentials>).
-async fn from_chain(asker: &Asker<'_>) -> Result<Token, FetchError> {
+async fn from_chain(asker: &Asker<'_>, is_expected: bool) -> Result<Token, FetchError> {
     if let Some(path) = env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty()) {
         return file::token(asker, Path::new(&path), KEY_FILE_VARIABLE).await;
     }
@@ -153,7 +155,7 @@ async fn from_chain(asker: &Asker<'_>) -> Result<Token, FetchError> {
     if let Some(path) = well_known.as_deref().filter(|path| path.exists()) {
         return file::token(asker, path, "application default credentials").await;
     }
-    let unanswered = match from_metadata(asker, "default").await {
+    let unanswered = match from_metadata(asker, "default", is_expected).await {
         Err(error @ (FetchError::Unreachable { .. } | FetchError::NoCredentials { .. })) => error,
         result => return result,
     };
@@ -172,7 +174,12 @@ async fn from_chain(asker: &Asker<'_>) -> Result<Token, FetchError> {
 }
 
 /// <https://cloud.google.com/compute/docs/metadata/overview>
-async fn from_metadata(asker: &Asker<'_>, account: &str) -> Result<Token, FetchError> {
+/// Who it is has to be known if somebody is `expected`: without an answer nobody is taken for anybody.
+async fn from_metadata(
+    asker: &Asker<'_>,
+    account: &str,
+    is_expected: bool,
+) -> Result<Token, FetchError> {
     let host = env::var("GCE_METADATA_HOST").ok().filter(|host| !host.is_empty());
     let host = host.as_deref().unwrap_or("metadata.google.internal");
     let ask = |what: &str| {
@@ -189,7 +196,11 @@ async fn from_metadata(asker: &Asker<'_>, account: &str) -> Result<Token, FetchE
         });
     }
     let mut token = given(METADATA, began, answer, Issuer::Caching)?;
-    let name = ask("email").await.ok().filter(|answer| answer.status.is_success());
+    let name = match good(METADATA, ask("email").await) {
+        Ok(name) => Some(name),
+        Err(error) if is_expected => return Err(error),
+        Err(_) => None,
+    };
     token.identity = name.as_ref().and_then(text_of).map_or_else(
         || format!("the machine's service account {account}"),
         |name| name.expose_secret().to_owned(),

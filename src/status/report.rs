@@ -395,7 +395,7 @@ fn credential(
     let usable = if lack.is_some() { None } else { usable_until(host, registry, targets) };
     let usable = usable.filter(|_| !never_expires);
     let ending = life.filter(|_| !never_expires);
-    let next = registry.next.filter(|_| !never_expires);
+    let next = registry.next.filter(|_| !never_expires || registry.failing.is_some());
     CredentialReport {
         component_id: host.to_string(),
         component_type: "registry".to_owned(),

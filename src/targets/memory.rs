@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::file::{self, FileError};
 use super::replace::{self, Attributes, Outcome};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
+use crate::credential::{LONGEST_LIFE, Lifetime};
 
 /// Where it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +188,12 @@ impl Token {
     /// From its issue to its expiry.
     #[must_use]
     pub fn lifetime(&self, clock: &Clock) -> Lifetime {
-        Lifetime::new(clock.from_wall(self.issued), clock.from_wall(self.expires))
+        let issued = clock.from_wall(self.issued);
+        // What was believed to live longer than anything does has no end.
+        if self.expires.duration_since(self.issued).is_ok_and(|length| length > LONGEST_LIFE) {
+            return Lifetime::endless(issued);
+        }
+        Lifetime::new(issued, clock.from_wall(self.expires))
     }
 }
 
@@ -261,5 +266,27 @@ mod moment {
             .ok()
             .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since))
             .ok_or_else(|| serde::de::Error::custom("no moment in time"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_had_no_end_has_none_after_a_restart() {
+        let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
+        let token = |life: Lifetime| Token {
+            fingerprint: String::new(),
+            origin: String::new(),
+            issued: clock.to_wall(life.issued()),
+            expires: clock.to_wall(life.expires()),
+        };
+        let now = clock.now();
+        assert!(token(Lifetime::endless(now)).lifetime(&clock).is_endless());
+        let longest = Lifetime::new(now, now + Duration::from_hours(1000));
+        assert_eq!(token(longest).lifetime(&clock), longest);
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use freshcreds::status::Verdict;
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -556,6 +557,15 @@ async fn azure_by_each_proof_of_an_identity() -> Result<()> {
     bench.succeeds(plain).await?;
     assert!(bench.asked().contains("entra tenant workload federated\nacr"), "{}", bench.asked());
 
+    // For a part of it, which podman's kind understands.
+    let target = bench.machine.home().join("auth.json");
+    let part = format!(
+        "docker_config = [\"{}\"]\n[[registry]]\nhost = \"HERE/team\"\nkind = \"azure\"\n",
+        target.display()
+    );
+    bench.succeeds(&part).await?;
+    assert!(std::fs::read_to_string(target)?.contains("/team"));
+
     // A wrong secret, and an application without a role.
     let wrong = bench.file("wrong", "another")?;
     let settings = |id: &str, secret: &Path| {
@@ -696,16 +706,21 @@ async fn github_by_an_app() -> Result<()> {
     bench.succeeds(&settings).await?;
     assert_eq!(bench.password("ghcr.io")?, "installation 42");
     assert_eq!(bench.asked(), "github 4711 42 {\"packages\": \"read\"}\n");
+    // By its name alone, if there is one that is everybody's.
+    let by_name = settings
+        .replace("[github.app]", "registries = [\"ghcr.io\"]\n[github.default]")
+        .replace("[[registry]]\nhost = \"ghcr.io\"\nidentity = \"app\"\n", "");
+    bench.succeeds(&by_name).await?;
     // Another key than the one that GitHub knows.
     bench.key("another").await?;
     let other = bench.machine.home().join("another.pem");
     let said = bench
         .fails(
             &settings.replace(&key.display().to_string(), &other.display().to_string()),
-            "denied",
+            "refused",
         )
         .await?;
-    assert!(said.contains("invalid_client"), "{said}");
+    assert!(said.contains("JSON web token could not be decoded"), "{said}");
     Ok(())
 }
 
@@ -779,7 +794,7 @@ async fn a_program_that_goes_wrong_is_told_of_and_gone() -> Result<()> {
             "program_failed",
             "credentials not found",
         ),
-        ("echo 'key canary-1 is no good' >&2; exit 7", "program_failed", "exit code 7"),
+        ("echo 'key canary-secret-0123 is no good' >&2; exit 7", "program_failed", "exit code 7"),
         (
             "echo '{\"Username\":\"u\",\"Secret\":\"canary-secret\"'; exit 0",
             "program_failed",
@@ -796,6 +811,7 @@ async fn a_program_that_goes_wrong_is_told_of_and_gone() -> Result<()> {
             "identity token",
         ),
         ("head -c 1000000000 /dev/zero", "program_failed", "prints without end"),
+        ("echo canary-secret-0123; exit 1", "program_failed", "exit code 1"),
         ("kill -9 $$", "program_failed", "killed by signal 9"),
     ] {
         helper(&mut bench, "bad", script)?;
@@ -850,6 +866,38 @@ async fn a_secret_that_changes_is_in_the_file_soon_and_never_expires() -> Result
     let error = report.checks.credentials[0].last_error.as_ref().context("no error")?;
     assert_eq!(error.kind, "no_credentials");
     assert_eq!(bench.password("quay.io")?, "the second");
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_authorities_are_trusted_after_a_reload() -> Result<()> {
+    const AZURE: &str = "example.azurecr.io";
+    let machine = Machine::new()?;
+    let folder = machine.home().join("clouds");
+    std::fs::create_dir(&folder)?;
+    let (tls, authority) = certificate(&folder, &["login.microsoftonline.com", AZURE]).await?;
+    put(&folder.join("tls.pem"), &tls)?;
+    let mut bench = Bench::on(machine).await?;
+    let port = std::fs::read_to_string(folder.join("tls-port"))?.parse()?;
+    let (url, _names, _proxy) = proxy(port).await?;
+    bench.machine.unset("AZURE_AUTHORITY_HOST");
+    bench.machine.set("HTTPS_PROXY", url);
+    bench.machine.set("ACR_SECRET", "secret-of-the-application");
+    // The file is of another authority at first.
+    let other = bench.machine.home().join("other");
+    std::fs::create_dir(&other)?;
+    let (_, another) = certificate(&other, &["example.com"]).await?;
+    let file = bench.file("authority.pem", &another)?;
+    bench.machine.settings(&format!(
+        "ca_file = \"{}\"\nregistries = [\"{AZURE}\"]\n\
+         [azure.default]\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret_variable = \"ACR_SECRET\"\n",
+        file.display()
+    ))?;
+    let daemon = bench.machine.daemon().await?;
+    daemon.wait_for(|report| report.checks.credentials[0].last_error.is_some()).await?;
+    put(&file, &authority)?;
+    daemon.signal(Signal::HUP)?;
+    daemon.wait_for(|report| report.status == Verdict::Pass).await?;
     Ok(())
 }
 

@@ -126,7 +126,7 @@ impl RegistryTable {
     }
 
     /// Which kind the keys or the name make it.
-    fn kind(&self, host: &RegistryHost) -> Result<Kind, BadRegistry> {
+    fn kind(&self, host: &RegistryHost, has_app: bool) -> Result<Kind, BadRegistry> {
         let implied = if self.helper.is_some() {
             Some(Kind::Helper)
         } else if self.command.is_some() {
@@ -142,7 +142,9 @@ impl RegistryTable {
                 Err(BadRegistry::OtherKind { said, implied })
             }
             (Some(kind), _) | (None, Some(kind)) => Ok(kind),
-            (None, None) if host.name() == "ghcr.io" && self.identity.is_some() => Ok(Kind::GitHub),
+            (None, None) if host.name() == GITHUB && (self.identity.is_some() || has_app) => {
+                Ok(Kind::GitHub)
+            }
             (None, None) => Ok(Origin::of(host).map_err(Box::new)?.kind()),
         }
     }
@@ -154,7 +156,7 @@ fn known_keys(kind: Kind) -> &'static [&'static str] {
         Kind::Ecr => &["kind", "region", "endpoint", "identity"],
         Kind::EcrPublic => &["kind", "endpoint", "identity"],
         Kind::Google | Kind::Azure | Kind::GitHub => &["kind", "identity"],
-        Kind::Helper => &["kind", "helper", "life"],
+        Kind::Helper => &["kind", "helper", "environment", "life"],
         Kind::Command => &["kind", "command", "environment", "life"],
         Kind::Static => &["kind", "username", "secret_file", "secret_variable"],
     }
@@ -195,6 +197,9 @@ impl Identities {
 
     /// What the name alone makes a registry.
     fn by_name(&self, host: &RegistryHost) -> Result<Origin, BadSettings> {
+        if let Some(app) = self.github.get(DEFAULT).filter(|_| host.name() == GITHUB) {
+            return Ok(Origin::GitHub(Arc::clone(app)));
+        }
         let origin = Origin::of(host)?;
         self.given(origin, None).map_err(|why| BadSettings::Described { host: host.clone(), why })
     }
@@ -229,7 +234,7 @@ impl Identities {
 
     /// What a table makes a registry.
     fn described(&self, host: &RegistryHost, table: &RegistryTable) -> Result<Origin, BadRegistry> {
-        let kind = table.kind(host)?;
+        let kind = table.kind(host, self.github.contains_key(DEFAULT))?;
         let known = known_keys(kind);
         if let Some(key) = table.set_keys().into_iter().find(|key| !known.contains(key)) {
             return Err(BadRegistry::Needless { key, kind });
@@ -242,6 +247,7 @@ impl Identities {
         }
         let life = table.life.as_deref().map(|text| limit("life", text, LONGEST_LIFE));
         let life = life.transpose().map_err(Box::new)?;
+        let environment = table.environment.clone().unwrap_or_default();
         let origin = match kind {
             Kind::Ecr => {
                 let origin = match (table.region.as_deref(), Origin::of(host)) {
@@ -269,7 +275,12 @@ impl Identities {
                 if name.is_empty() || !name.chars().all(is_name) {
                     return Err(BadRegistry::Helper(name.to_owned()));
                 }
-                Origin::External(ExternalOrigin::of(host, External::Helper(name.into()), life))
+                Origin::External(ExternalOrigin::of(
+                    host,
+                    External::Helper(name.into()),
+                    environment,
+                    life,
+                ))
             }
             Kind::Command => {
                 let command = table.command.clone().unwrap_or_default();
@@ -280,9 +291,12 @@ impl Identities {
                     Some(program) if !program.is_empty() => {}
                     _ => return Err(BadRegistry::Lacks { key: "command", kind }),
                 }
-                let environment = table.environment.clone().unwrap_or_default();
-                let program = External::Command(command, environment);
-                Origin::External(ExternalOrigin::of(host, program, life))
+                Origin::External(ExternalOrigin::of(
+                    host,
+                    External::Command(command),
+                    environment,
+                    life,
+                ))
             }
             Kind::Static => {
                 let username = table.username.as_deref().filter(|name| !name.is_empty());
@@ -301,6 +315,9 @@ impl Identities {
 
 /// The identity of registries that name none.
 const DEFAULT: &str = "default";
+
+/// The one host of GitHub's, whose name alone does not say who asks.
+const GITHUB: &str = "ghcr.io";
 
 /// One identity of AWS's, and those that it begins with.
 fn aws(
@@ -328,6 +345,9 @@ fn aws(
         if is_set && role.is_none() {
             return Err(BadIdentity::NeedsRole(key));
         }
+    }
+    if table.web_identity_token_file.is_some() && table.external_id.is_some() {
+        return Err(BadIdentity::NeedlessExternalId);
     }
     let start = if let Some(profile) = &table.profile {
         AwsStart::Profile(profile.as_str().into())
@@ -560,6 +580,9 @@ pub enum BadIdentity {
     /// A key that only means something with a role.
     #[error("`{0}` only means something with a `role_arn`")]
     NeedsRole(&'static str),
+    /// What a web identity cannot tell.
+    #[error("`external_id` is nothing that can be told with a `web_identity_token_file`")]
+    NeedlessExternalId,
     /// A role that is none.
     #[error(
         "`role_arn = \"{0}\"` is no role: write it as in \"arn:aws:iam::123456789012:role/pull\""

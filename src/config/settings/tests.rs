@@ -192,6 +192,7 @@ fn an_identity_is_found_by_its_name_and_a_mistake_is_told_with_its_place() {
     );
     for (more, words) in [
         ("helper = \"x\"\nkind = \"ecr\"", "its `kind` is `ecr`, and what it has is for `helper`"),
+        ("helper = \"x\"\nenvironment = [\"X\"]\nregion = \"eu-west-1\"", "`region` means nothing"),
         ("helper = \"x/y\"", "no name of a credential helper"),
         (
             "helper = \"x\"\nidentity = \"known\"",
@@ -212,6 +213,10 @@ fn an_identity_is_found_by_its_name_and_a_mistake_is_told_with_its_place() {
     }
     for (table, words) in [
         ("[aws.a]\nprofile = \"x\"\ncredential_source = \"Environment\"", "two ways to begin"),
+        (
+            "[aws.a]\nexternal_id = \"x\"\nrole_arn = \"arn:aws:iam::1:role/x\"\nweb_identity_token_file = \"/x\"",
+            "nothing that can be told",
+        ),
         ("[aws.a]\nexternal_id = \"x\"", "only means something with a `role_arn`"),
         ("[aws.a]\nrole_arn = \"pull\"", "is no role"),
         ("[aws.a]\nexpected_principal = \"pull\"", "is nobody"),

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::network::{Client, NoDocument};
 use crate::program::{Program, ended};
 use crate::sources::answers::{AccessToken, document};
-use crate::sources::{FetchError, jwt};
+use crate::sources::{FetchError, files, jwt};
 
 /// A token, and whose it is.
 pub(super) struct Token {
@@ -63,7 +63,7 @@ pub(super) async fn token(
             token.tenant.clone_from(tenant);
             return Ok(token);
         }
-        Proof::SecretFile(path) => Evidence::Secret(read(path)?),
+        Proof::SecretFile(path) => Evidence::Secret(read(path).await?),
         Proof::SecretVariable(name) => {
             let secret =
                 variable(name).ok_or_else(|| nothing_found(format!("{name} is not set")))?;
@@ -141,8 +141,8 @@ impl Asker<'_> {
                 fields.push(("client_secret", secret.expose_secret()));
                 None
             }
-            Evidence::FederatedToken(path) => Some(read(path)?),
-            Evidence::Certificate(path) => Some(self.signed(path, client, &url)?),
+            Evidence::FederatedToken(path) => Some(read(path).await?),
+            Evidence::Certificate(path) => Some(self.signed(path, client, &url).await?),
         };
         if let Some(assertion) = &assertion {
             fields.push((
@@ -158,12 +158,17 @@ impl Asker<'_> {
     }
 
     /// <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>
-    fn signed(&self, path: &Path, client: &str, url: &str) -> Result<SecretString, FetchError> {
+    async fn signed(
+        &self,
+        path: &Path,
+        client: &str,
+        url: &str,
+    ) -> Result<SecretString, FetchError> {
         let unusable = |why: &str| FetchError::BadCredentials {
             cloud: CLOUD,
             detail: format!("{}: {why}", path.display()),
         };
-        let pem = read(path)?;
+        let pem = read(path).await?;
         let certificate = CertificateDer::pem_slice_iter(pem.expose_secret().as_bytes()).next();
         let Some(Ok(certificate)) = certificate else {
             return Err(unusable("there is no certificate in it, in PEM"));
@@ -199,6 +204,11 @@ impl Asker<'_> {
             }
             query.finish()
         };
+        if variable("IDENTITY_ENDPOINT").is_some() && variable("IDENTITY_HEADER").is_none() {
+            let detail = "IDENTITY_ENDPOINT without IDENTITY_HEADER is how Azure Arc and Service Fabric say it, which \
+                 are not supported by this version";
+            return Err(FetchError::BadCredentials { cloud: CLOUD, detail: detail.to_owned() });
+        }
         let question = if let (Some(endpoint), Some(header)) =
             (variable("IDENTITY_ENDPOINT"), variable("IDENTITY_HEADER"))
         {
@@ -214,7 +224,7 @@ impl Asker<'_> {
         let answer = question.ask().await;
         // It has no such identity, or there is some other cloud's metadata server.
         if let Ok(answer) = &answer
-            && matches!(answer.status.as_u16(), 400 | 404 | 405)
+            && matches!(answer.status.as_u16(), 400 | 401 | 403 | 404 | 405)
         {
             return Err(nothing_found(format!(
                 "the machine has no managed identity{} (HTTP {})",
@@ -270,11 +280,8 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The text in a file, without the line end that editors leave.
-fn read(path: &Path) -> Result<SecretString, FetchError> {
-    let text = std::fs::read_to_string(path).map(SecretString::from);
-    let text = text.map_err(|error| nothing_found(format!("{}: {error}", path.display())))?;
-    Ok(SecretString::from(text.expose_secret().trim_end()))
+async fn read(path: &Path) -> Result<SecretString, FetchError> {
+    files::read(path).await.map_err(|error| nothing_found(format!("{}: {error}", path.display())))
 }
 
 fn nothing_found(detail: String) -> FetchError {

@@ -17,10 +17,27 @@ pub(super) fn request(host: &RegistryHost) -> SecretString {
     let request = json!({
         "apiVersion": VERSION,
         "kind": "CredentialProviderRequest",
-        "image": format!("{}/image", host.address()),
+        "image": image_of(host),
     });
     request.to_string().into()
 }
+
+fn image_of(host: &RegistryHost) -> String {
+    if host.name() == DOCKER_HUB {
+        return format!("{DOCKER_HUB}/library/image");
+    }
+    format!("{host}/image")
+}
+
+/// By which names its answer may speak of the registry.
+fn names_of(host: &RegistryHost) -> Vec<&str> {
+    if host.name() == DOCKER_HUB {
+        return vec![DOCKER_HUB, "index.docker.io", "registry-1.docker.io"];
+    }
+    vec![host.as_str()]
+}
+
+const DOCKER_HUB: &str = "docker.io";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,7 +76,7 @@ pub(super) fn read(text: &str, host: &RegistryHost) -> Result<Option<Given>, Str
     // Of those that fit, the longest says most.
     let best = all
         .into_iter()
-        .filter(|(pattern, _)| fits(pattern, host.address()))
+        .filter(|(pattern, _)| names_of(host).iter().any(|name| fits(pattern, name)))
         .max_by_key(|(pattern, _)| (!pattern.contains('*'), pattern.len()));
     match best {
         Some((_, Auth { username, password })) => {
@@ -77,6 +94,10 @@ fn fits(pattern: &str, host: &str) -> bool {
         .strip_prefix("https://")
         .or_else(|| pattern.strip_prefix("http://"))
         .unwrap_or(pattern);
+    // What stands for the version of a registry's interface is no path.
+    let pattern = pattern.trim_end_matches('/');
+    let pattern =
+        pattern.strip_suffix("/v1").or_else(|| pattern.strip_suffix("/v2")).unwrap_or(pattern);
     let split = |text: &str| {
         let (name, path) = text.split_once('/').unwrap_or((text, ""));
         let (name, port) = name.rsplit_once(':').unwrap_or((name, ""));
@@ -120,7 +141,8 @@ fn duration(text: &str) -> Option<Duration> {
             "ns" => 0.000_000_001,
             _ => return None,
         };
-        sum += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        sum = sum.checked_add(part)?;
         rest = after;
     }
     (!text.is_empty()).then_some(sum)
@@ -162,6 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn docker_hub_and_a_path_are_named_as_the_kubelet_names_them() {
+        let hub: RegistryHost = "docker.io".parse().unwrap();
+        assert_eq!(image_of(&hub), "docker.io/library/image");
+        for key in ["docker.io", "index.docker.io", "https://index.docker.io/v1/"] {
+            let text =
+                format!("{{\"auth\":{{\"{key}\":{{\"username\":\"a\",\"password\":\"b\"}}}}}}");
+            assert!(read(&text, &hub).is_ok_and(|given| given.is_some()), "{key}");
+        }
+        let part: RegistryHost = "gcr.io/project/more".parse().unwrap();
+        let text = "{\"auth\":{\"gcr.io/project\":{\"username\":\"a\",\"password\":\"b\"}}}";
+        assert!(read(text, &part).unwrap().is_some());
+    }
+
+    #[test]
     fn patterns_fit_as_the_kubelets_do() {
         for (pattern, host) in [
             ("gcr.io", "gcr.io"),
@@ -198,7 +234,8 @@ mod tests {
         ] {
             assert_eq!(duration(text), Some(Duration::from_secs_f64(seconds)), "{text}");
         }
-        for text in ["", "h", "12", "1d", "-1h", "1h-2m", "1..2h"] {
+        let huge = "18000000000000000000s".repeat(2);
+        for text in ["", "h", "12", "1d", "-1h", "1h-2m", "1..2h", &huge] {
             assert_eq!(duration(text), None, "{text}");
         }
     }

@@ -6,7 +6,7 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aws_config::default_provider::region::DefaultRegionChain;
+use aws_config::BehaviorVersion;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use super::tokens::{Asker, header_name};
 use crate::network::NoDocument;
 use crate::program::{Program, ended};
-use crate::sources::FetchError;
-use crate::sources::answers::good;
+use crate::sources::answers::{good, plain};
 use crate::sources::aws::Session;
+use crate::sources::{FetchError, files};
 
 /// Where the other token comes from.
 #[derive(Deserialize)]
@@ -94,7 +94,7 @@ pub(super) async fn subject_token(
         return of_program(executable, wanted).await;
     }
     if let Some(path) = &source.file {
-        let text = std::fs::read_to_string(path).map(SecretString::from).map_err(|error| {
+        let text = files::read(path).await.map_err(|error| {
             // It may be about to be put there, by whoever rotates it.
             let detail = format!("the token in {} ({error})", path.display());
             FetchError::NoCredentials { cloud: super::CLOUD, detail }
@@ -195,18 +195,21 @@ async fn of_program(
     token.ok_or_else(|| {
         let (code, message) =
             (printed.code.unwrap_or_default(), printed.message.unwrap_or_default());
-        failed(format!("{name} gives no token: {code} {message}"))
+        failed(format!("{name} gives no token: {} {}", plain(&code), plain(&message)))
     })
 }
 
 /// Who we are for AWS: a question to it that we sign and that Google asks.
 async fn of_aws(asker: &Asker<'_>, url: &str, audience: &str) -> Result<SecretString, FetchError> {
-    let region = DefaultRegionChain::builder().build().region().await;
+    let client = asker.network.client();
+    let found =
+        aws_config::defaults(BehaviorVersion::latest()).http_client(client.clone()).load().await;
+    let region = found.region().cloned();
     let region = region.ok_or_else(|| FetchError::NoCredentials {
         cloud: "AWS",
         detail: "no region: AWS_REGION is not set, and no profile or metadata has one".to_owned(),
     })?;
-    let session = Session::open(None, region.as_ref(), false, &asker.network.client()).await?;
+    let session = Session::open(None, region.as_ref(), false, &client).await?;
     let url = url.replace("{region}", region.as_ref());
     let unsignable = || FetchError::BadCredentials {
         cloud: super::CLOUD,
@@ -228,7 +231,10 @@ async fn of_aws(asker: &Asker<'_>, url: &str, audience: &str) -> Result<SecretSt
         SignableRequest::new("POST", url.as_str(), headers.into_iter(), SignableBody::empty())
             .map_err(|_| unsignable())?;
     let signed = sign(question, &parameters.into()).map_err(|_| unsignable())?.into_parts().0;
-    let signed = signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    // As Google's own clients write it.
+    let written =
+        |name: &str| if name == "authorization" { "Authorization" } else { name }.to_owned();
+    let signed = signed.headers().map(|(name, value)| (written(name), value.to_owned()));
     let headers: Vec<_> = headers
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

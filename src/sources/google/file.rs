@@ -1,14 +1,13 @@
 //! Files of credentials, in the forms that Google's tools write and read
 //! (<https://google.aip.dev/auth/4110>).
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -18,7 +17,7 @@ use super::federation::{self, Source};
 use super::tokens::{Asker, Token, account_in};
 use super::{CLOUD, HOUR, SCOPE, well_known_file};
 use crate::network::NoDocument;
-use crate::sources::{FetchError, jwt};
+use crate::sources::{FetchError, files, jwt};
 
 /// A key of a service account.
 #[derive(Deserialize)]
@@ -101,7 +100,7 @@ pub(super) async fn token(
     found_by: &str,
 ) -> Result<Token, FetchError> {
     let place = Place { path, found_by };
-    let text = read(path).map_err(|error| match error.kind() {
+    let text = files::read(path).await.map_err(|error| match error.kind() {
         // It may be about to be put there, by whoever rotates it.
         io::ErrorKind::NotFound => FetchError::NoCredentials {
             cloud: CLOUD,
@@ -109,13 +108,7 @@ pub(super) async fn token(
         },
         _ => place.unusable(&error.to_string()),
     })?;
-    by_document(asker, &place, text.expose_secret()).await
-}
-
-fn read(path: &Path) -> io::Result<SecretSlice<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(LARGEST).read_to_end(&mut text)?;
-    Ok(SecretSlice::from(text))
+    by_document(asker, &place, text.expose_secret().as_bytes()).await
 }
 
 async fn by_document(
@@ -246,9 +239,6 @@ const IAM_SCOPE: &str = "https://www.googleapis.com/auth/iam";
 
 /// Seconds.
 const CLOCKS_MAY_DIFFER: u64 = 30;
-
-/// No file of credentials is as long.
-const LARGEST: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

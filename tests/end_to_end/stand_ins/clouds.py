@@ -175,6 +175,7 @@ def ecr(target, method, url, headers, body):
 def subject_of_aws(token, audience):
     """Who signed the question that Google is to ask AWS."""
     question = json.loads(urllib.parse.unquote(token))
+    assert "Authorization" in [one["key"] for one in question["headers"]], question
     headers = {one["key"].lower(): one["value"] for one in question["headers"]}
     if headers.get("x-goog-cloud-target-resource") != audience:
         raise Refused(400, {"error": "invalid_grant", "error_description": "for another audience"})
@@ -245,7 +246,10 @@ def exchange(headers, body):
 
 
 def github(installation, headers, body):
-    _, claims = verified_jwt(headers["authorization"].removeprefix("Bearer "), "github")
+    try:
+        _, claims = verified_jwt(headers["authorization"].removeprefix("Bearer "), "github")
+    except Refused:
+        raise Refused(401, {"message": "A JSON web token could not be decoded", "documentation_url": "-"})
     wish = json.loads(body)
     note("github", claims["iss"], installation, json.dumps(wish["permissions"]))
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
