@@ -422,8 +422,16 @@ fn explain(error: &ConnectorError) -> Unanswered {
 /// What a connection met with. The SDK's own word for what it has no word for is left out.
 #[must_use]
 pub fn words(error: &ConnectorError) -> String {
+    let text = chain(error);
+    text.strip_prefix("other: ").map_or_else(|| text.clone(), str::to_owned)
+}
+
+/// The texts of an error and of its causes, without repeating what a cause says
+/// that its effect has said already.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
         if !text.contains(&words) {
@@ -432,7 +440,7 @@ pub fn words(error: &ConnectorError) -> String {
         }
         cause = error.source();
     }
-    text.strip_prefix("other: ").map_or_else(|| text.clone(), str::to_owned)
+    text
 }
 
 /// How long a connection may take.

@@ -489,22 +489,6 @@ fn accept(
     })
 }
 
-/// The texts of an error and of its causes, without repeating what a cause says
-/// that its effect has said already.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// What people will name, so that they are told rather than left guessing.
 const NEED_MORE: [(&str, &str); 4] = [
     ("ghcr.io", "GitHub's registry"),

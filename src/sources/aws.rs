@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
@@ -23,10 +24,18 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_sdk_sts::primitives::DateTime;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{FetchError, chain};
-use crate::network::{CONNECT_LIMIT, Client, words};
+use super::skew::{DateOfAnswer, Skew};
+use super::{FetchError, Minted, accept};
+use crate::clock::Clock;
+use crate::credential::Lifetime;
+use crate::network::{CONNECT_LIMIT, Client, chain, words};
+use crate::schedule::Issuer;
 
 /// An identity that the settings name, where the machine's own is not the right one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +138,62 @@ fn is_like(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// At which address an API is asked, and by whom, where the settings say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Door {
+    /// Another address: of a VPC endpoint, of an emulator.
+    pub(super) endpoint: Option<Box<str>>,
+    pub(super) identity: Option<Arc<AwsIdentity>>,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(endpoint) = &self.endpoint {
+            write!(formatter, " at {endpoint}")?;
+        }
+        if let Some(identity) = &self.identity {
+            write!(formatter, " as {}", identity.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// The user name of every token of ECR's.
+const USERNAME: &str = "AWS";
+
+/// A question for a token that is under way.
+pub(super) struct Asking<'a> {
+    service: &'static str,
+    clock: &'a Clock,
+    asked: SystemTime,
+    asked_at: SystemTime,
+    /// For the client that asks.
+    pub(super) answered: DateOfAnswer,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn begin(service: &'static str, clock: &'a Clock) -> Self {
+        let (asked, asked_at) = (clock.now(), clock.wall());
+        Self { service, clock, asked, asked_at, answered: DateOfAnswer::default() }
+    }
+
+    /// What an answer gave: its token taken apart, and its life by our clock.
+    pub(super) fn end(
+        self,
+        token: Option<String>,
+        expires_at: Option<DateTime>,
+        identity: String,
+    ) -> Result<Minted, FetchError> {
+        let Self { service, clock, asked, asked_at, answered } = self;
+        let (secret, expires) = read_token(service, token, expires_at)?;
+        let skew = answered.last().and_then(|date| Skew::between(date, asked_at, clock.wall()));
+        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
+        let life = Lifetime::new(asked, clock.from_wall(expires));
+        let credential = accept(service, USERNAME, secret, life, clock)?;
+        Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })
+    }
+}
+
 /// What a service of AWS is asked with.
 pub(super) struct Session {
     pub(super) config: SdkConfig,
@@ -147,7 +212,8 @@ impl Session {
         client: &Client,
     ) -> Result<Self, FetchError> {
         no_empty_endpoint(std::env::vars_os())?;
-        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+        let retries =
+            RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(LONGEST_PAUSE);
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).build();
         let region = Region::new(region.to_owned());
         let config = aws_config::defaults(BehaviorVersion::latest())
@@ -444,6 +510,35 @@ fn describe(credentials: &Credentials) -> String {
     format!("access key …{}", id.get(tail..).unwrap_or_default())
 }
 
+/// Takes the token apart: base64 of `AWS:password`, split at the first colon.
+pub(super) fn read_token(
+    service: &'static str,
+    token: Option<String>,
+    expires_at: Option<DateTime>,
+) -> Result<(SecretString, SystemTime), FetchError> {
+    let bad = |detail| bad_answer(service, detail);
+    let token = token.map(SecretString::from);
+    let token = token.filter(|token| !token.expose_secret().is_empty());
+    let token = token.ok_or_else(|| bad("it has no token in it"))?;
+    let expires = expires_at
+        .and_then(|at| SystemTime::try_from(at).ok())
+        .ok_or_else(|| bad("it does not say when the token expires"))?;
+    let pair = STANDARD
+        .decode(token.expose_secret())
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .map(SecretString::from)
+        .ok_or_else(|| bad("the token is not base64 of a text"))?;
+    let (username, password) = pair
+        .expose_secret()
+        .split_once(':')
+        .ok_or_else(|| bad("the token does not decode to `user:password`"))?;
+    if username != USERNAME {
+        return Err(bad("the token's user name is not `AWS`"));
+    }
+    Ok((SecretString::from(password), expires))
+}
+
 /// What an error of an AWS service means.
 pub(super) fn explain<E: ProvideErrorMetadata>(
     service: &'static str,
@@ -520,6 +615,7 @@ const STS: &str = "STS";
 
 /// Two, not one: the second is how the SDK corrects a wrong clock. The pause between attempts is ours.
 const ATTEMPTS: u32 = 2;
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 const FILES: &str = "profiles are in ~/.aws/config and ~/.aws/credentials, or where AWS_CONFIG_FILE and \
      AWS_SHARED_CREDENTIALS_FILE say. ";

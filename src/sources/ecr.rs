@@ -8,20 +8,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use aws_sdk_ecr::primitives::DateTime;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret, SecretString};
-
-use super::aws::{AwsIdentity, Session, bad_answer, explain};
-use super::skew::{DateOfAnswer, Skew};
-use super::{Fetch, FetchError, Minted, Naming, Source, accept};
+use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain};
+use super::{Fetch, FetchError, Minted, Naming, Source};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
 use crate::network::Network;
-use crate::schedule::Issuer;
 
 /// A region's issuer of ECR tokens, as a registry's host name tells it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,9 +20,7 @@ pub struct EcrOrigin {
     region: Box<str>,
     fips: bool,
     dual_stack: bool,
-    /// Another address of the API: of a VPC endpoint, of an emulator.
-    endpoint: Option<Box<str>>,
-    identity: Option<Arc<AwsIdentity>>,
+    door: Door,
 }
 
 impl EcrOrigin {
@@ -45,13 +34,7 @@ impl EcrOrigin {
     }
 
     fn plain(region: &str) -> Self {
-        Self {
-            region: region.into(),
-            fips: false,
-            dual_stack: false,
-            endpoint: None,
-            identity: None,
-        }
+        Self { region: region.into(), fips: false, dual_stack: false, door: Door::default() }
     }
 
     /// Reads a host name: `ACCOUNT.dkr.ecr[-fips].REGION.SUFFIX`, and with
@@ -85,14 +68,16 @@ impl EcrOrigin {
 
     /// The same, asked at another address.
     #[must_use]
-    pub fn at(self, endpoint: Option<&str>) -> Self {
-        Self { endpoint: endpoint.map(Into::into), ..self }
+    pub fn at(mut self, endpoint: Option<&str>) -> Self {
+        self.door.endpoint = endpoint.map(Into::into);
+        self
     }
 
     /// The same, asked by somebody else.
     #[must_use]
-    pub fn asked_by(self, identity: Option<Arc<AwsIdentity>>) -> Self {
-        Self { identity, ..self }
+    pub fn asked_by(mut self, identity: Option<Arc<AwsIdentity>>) -> Self {
+        self.door.identity = identity;
+        self
     }
 }
 
@@ -105,13 +90,7 @@ impl fmt::Display for EcrOrigin {
         if self.dual_stack {
             formatter.write_str(" (dual stack)")?;
         }
-        if let Some(endpoint) = &self.endpoint {
-            write!(formatter, " at {endpoint}")?;
-        }
-        if let Some(identity) = &self.identity {
-            write!(formatter, " as {}", identity.name)?;
-        }
-        Ok(())
+        write!(formatter, "{}", self.door)
     }
 }
 
@@ -132,37 +111,25 @@ impl Ecr {
     }
 
     async fn mint(&self) -> Result<Minted, FetchError> {
-        let EcrOrigin { endpoint, identity, .. } = &self.origin;
+        let Door { endpoint, identity } = &self.origin.door;
         let (region, fips, dual_stack) = self.origin.endpoint_rules();
         let client = self.network.client();
         let session = Session::open(identity.as_deref(), region, fips, &client).await?;
-        let answered = DateOfAnswer::default();
+        let asking = Asking::begin(SERVICE, &self.clock);
         let mut config = aws_sdk_ecr::config::Builder::from(&session.config)
             .credentials_provider(session.credentials)
             .use_dual_stack(dual_stack)
-            .interceptor(answered.clone());
+            .interceptor(asking.answered.clone());
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(&**endpoint);
         }
-        let client = aws_sdk_ecr::Client::from_conf(config.build());
-
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
-        let answer = client
-            .get_authorization_token()
-            .send()
-            .await
-            .map_err(|error| explain(SERVICE, &error))?;
+        let question = aws_sdk_ecr::Client::from_conf(config.build()).get_authorization_token();
+        let answer = question.send().await.map_err(|error| explain(SERVICE, &error))?;
         let data = answer
             .authorization_data
             .and_then(|data| data.into_iter().next())
             .ok_or_else(|| bad_answer(SERVICE, "it has no token in it"))?;
-        let (secret, expires) = read_token(SERVICE, data.authorization_token, data.expires_at)?;
-        let skew =
-            answered.last().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
-        let credential = accept(SERVICE, USERNAME, secret, life, &self.clock)?;
-        Ok(Minted { credential, issuer: Issuer::Minting, identity: session.identity, skew })
+        asking.end(data.authorization_token, data.expires_at, session.identity)
     }
 }
 
@@ -174,7 +141,7 @@ impl Source for Ecr {
     fn whose(&self) -> Naming<'_> {
         Box::pin(async {
             let client = self.network.client();
-            let identity = self.origin.identity.as_deref();
+            let identity = self.origin.door.identity.as_deref();
             let session =
                 Session::open(identity, &self.origin.region, self.origin.fips, &client).await;
             Some(match session {
@@ -185,8 +152,6 @@ impl Source for Ecr {
     }
 }
 
-/// The documented user name of every ECR token.
-pub(super) const USERNAME: &str = "AWS";
 const SERVICE: &str = "ECR";
 
 /// A part of AWS that knows nothing of the others
@@ -224,35 +189,6 @@ const PARTITIONS: [Partition; 8] = [
 fn is_region(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-}
-
-/// Takes the token apart: base64 of `AWS:password`, split at the first colon.
-pub(super) fn read_token(
-    service: &'static str,
-    token: Option<String>,
-    expires_at: Option<DateTime>,
-) -> Result<(SecretString, SystemTime), FetchError> {
-    let bad = |detail| bad_answer(service, detail);
-    let token = token.map(SecretString::from);
-    let token = token.filter(|token| !token.expose_secret().is_empty());
-    let token = token.ok_or_else(|| bad("it has no token in it"))?;
-    let expires = expires_at
-        .and_then(|at| SystemTime::try_from(at).ok())
-        .ok_or_else(|| bad("it does not say when the token expires"))?;
-    let pair = STANDARD
-        .decode(token.expose_secret())
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok())
-        .map(SecretString::from)
-        .ok_or_else(|| bad("the token is not base64 of a text"))?;
-    let (username, password) = pair
-        .expose_secret()
-        .split_once(':')
-        .ok_or_else(|| bad("the token does not decode to `user:password`"))?;
-    if username != USERNAME {
-        return Err(bad("the token's user name is not `AWS`"));
-    }
-    Ok((SecretString::from(password), expires))
 }
 
 #[cfg(test)]

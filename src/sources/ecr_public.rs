@@ -9,21 +9,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::aws::{AwsIdentity, Session, bad_answer, explain};
-use super::ecr::{USERNAME, read_token};
-use super::skew::{DateOfAnswer, Skew};
-use super::{Fetch, FetchError, Minted, Naming, Source, accept};
+use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain};
+use super::{Fetch, FetchError, Minted, Naming, Source};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
 use crate::network::Network;
-use crate::schedule::Issuer;
 
 /// The issuer of ECR Public's tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EcrPublicOrigin {
-    endpoint: Option<Box<str>>,
-    identity: Option<Arc<AwsIdentity>>,
-}
+pub struct EcrPublicOrigin(Door);
 
 impl EcrPublicOrigin {
     /// Whether this is the host of ECR Public, or its other one, which has addresses of both kinds.
@@ -33,27 +26,22 @@ impl EcrPublicOrigin {
 
     /// The same, asked at another address.
     #[must_use]
-    pub fn at(self, endpoint: Option<&str>) -> Self {
-        Self { endpoint: endpoint.map(Into::into), ..self }
+    pub fn at(mut self, endpoint: Option<&str>) -> Self {
+        self.0.endpoint = endpoint.map(Into::into);
+        self
     }
 
     /// The same, asked by somebody else.
     #[must_use]
-    pub fn asked_by(self, identity: Option<Arc<AwsIdentity>>) -> Self {
-        Self { identity, ..self }
+    pub fn asked_by(mut self, identity: Option<Arc<AwsIdentity>>) -> Self {
+        self.0.identity = identity;
+        self
     }
 }
 
 impl fmt::Display for EcrPublicOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("ecr public")?;
-        if let Some(endpoint) = &self.endpoint {
-            write!(formatter, " at {endpoint}")?;
-        }
-        if let Some(identity) = &self.identity {
-            write!(formatter, " as {}", identity.name)?;
-        }
-        Ok(())
+        write!(formatter, "ecr public{}", self.0)
     }
 }
 
@@ -69,34 +57,23 @@ impl EcrPublic {
     }
 
     async fn mint(&self) -> Result<Minted, FetchError> {
+        let Door { endpoint, identity } = &self.origin.0;
         let client = self.network.client();
-        let identity = self.origin.identity.as_deref();
-        let session = Session::open(identity, REGION, false, &client).await?;
-        let answered = DateOfAnswer::default();
+        let session = Session::open(identity.as_deref(), REGION, false, &client).await?;
+        let asking = Asking::begin(SERVICE, &self.clock);
         let mut config = aws_sdk_ecrpublic::config::Builder::from(&session.config)
             .credentials_provider(session.credentials)
-            .interceptor(answered.clone());
-        if let Some(endpoint) = &self.origin.endpoint {
+            .interceptor(asking.answered.clone());
+        if let Some(endpoint) = endpoint {
             config = config.endpoint_url(&**endpoint);
         }
-        let client = aws_sdk_ecrpublic::Client::from_conf(config.build());
-
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
-        let answer = client
-            .get_authorization_token()
-            .send()
-            .await
-            .map_err(|error| explain(SERVICE, &error))?;
+        let question =
+            aws_sdk_ecrpublic::Client::from_conf(config.build()).get_authorization_token();
+        let answer = question.send().await.map_err(|error| explain(SERVICE, &error))?;
         let data = answer
             .authorization_data
             .ok_or_else(|| bad_answer(SERVICE, "it has no token in it"))?;
-        let (secret, expires) = read_token(SERVICE, data.authorization_token, data.expires_at)?;
-        let skew =
-            answered.last().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
-        let credential = accept(SERVICE, USERNAME, secret, life, &self.clock)?;
-        Ok(Minted { credential, issuer: Issuer::Minting, identity: session.identity, skew })
+        asking.end(data.authorization_token, data.expires_at, session.identity)
     }
 }
 
@@ -108,7 +85,7 @@ impl Source for EcrPublic {
     fn whose(&self) -> Naming<'_> {
         Box::pin(async {
             let client = self.network.client();
-            let identity = self.origin.identity.as_deref();
+            let identity = self.origin.0.identity.as_deref();
             let session = Session::open(identity, REGION, false, &client).await;
             Some(match session {
                 Ok(session) => session.whose().await,

@@ -293,6 +293,7 @@ fn all_set() -> Report {
     check.clock_skew_seconds = Some(-90);
     check.identity = Some("builder@example.iam.gserviceaccount.com".to_owned());
     check.consecutive_failures = 3;
+    check.never_expires = true;
     check.last_error = Some(trouble(Some(time())));
     (check.verification, check.verified) = (Some("taken".to_owned()), Some(time()));
     check.output = Some("the credential expired 3s ago".to_owned());

@@ -30,7 +30,7 @@ async fn wrong_usage_ends_with_2_and_says_what_to_do() -> Result<()> {
         (&["once"][..], "no registry is named"),
         (&["once", "https://gcr.io"], "without a scheme"),
         (&["once", "registry.example.com"], "[[registry]] table"),
-        (&["once", "public.ecr.aws"], "which this version does not support"),
+        (&["once", "ghcr.io"], "`secret_file`"),
         (&["run", "--listen", "8099", "gcr.io"], "write ADDRESS:PORT"),
         (&["once", "--config", "/nowhere.toml"], "cannot read the settings file /nowhere.toml"),
         (&["check", "--listen", "off"], "there is nobody to ask"),

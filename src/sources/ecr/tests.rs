@@ -1,7 +1,14 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_ecr::primitives::DateTime;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
-use crate::sources::aws::classify;
+use crate::credential::Lifetime;
+use crate::sources::accept;
+use crate::sources::aws::{classify, read_token};
 
 fn origin(name: &str) -> Option<(String, bool, bool)> {
     EcrOrigin::of(name).map(|origin| (origin.region.into(), origin.fips, origin.dual_stack))
@@ -101,7 +108,7 @@ async fn a_token_that_has_expired_already_is_an_error_of_its_own() {
     let (secret, expires) = read(Some(&token), Some(1_420_070_400)).unwrap();
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + NOW);
     let life = Lifetime::new(clock.now(), expires);
-    let error = accept(SERVICE, USERNAME, secret, life, &clock).unwrap_err();
+    let error = accept(SERVICE, "AWS", secret, life, &clock).unwrap_err();
     assert_eq!(error.kind().as_str(), "expired_answer");
     assert!(error.to_string().contains("2015-01-01T00:00:00Z"), "{error}");
     assert!(error.to_string().contains("clock"), "{error}");
