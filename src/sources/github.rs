@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,7 +21,7 @@ use super::skew::Skew;
 use super::{Fetch, FetchError, Minted, Source, accept, files, jwt};
 use crate::clock::Clock;
 use crate::credential::Lifetime;
-use crate::network::Network;
+use crate::network::{Answer, Network, Unanswered};
 use crate::schedule::Issuer;
 
 /// An installation of a GitHub App.
@@ -63,8 +64,29 @@ impl GitHub {
             token: SecretString,
             expires_at: String,
         }
-        let GitHubApp { name, app, installation, key, api, packages } = &*self.app;
-        let now = jwt::seconds(self.clock.wall());
+        let GitHubApp { name, app, installation, .. } = &*self.app;
+        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
+        let mut answer = self.ask(asked_at).await?;
+        if let Some(skew) = Skew::blamed_for(&answer, asked_at, &self.clock) {
+            answer = self.ask(skew.to_theirs(self.clock.wall())).await?;
+        }
+        let (given, answer) = document::<Given>(CLOUD, answer)?;
+        let expires = humantime::parse_rfc3339_weak(&given.expires_at).map_err(|_| {
+            let detail = "it does not say when the token expires".to_owned();
+            FetchError::BadAnswer { service: CLOUD, detail }
+        })?;
+        let skew = answer.date().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
+        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
+        let life = Lifetime::new(asked, self.clock.from_wall(expires));
+        let credential = accept(CLOUD, USERNAME, given.token, life, &self.clock)?;
+        let identity = format!("installation {installation} of app {app} ({name})");
+        Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })
+    }
+
+    /// Asks with an assertion that is dated `now`.
+    async fn ask(&self, now: SystemTime) -> Result<Result<Answer, Unanswered>, FetchError> {
+        let GitHubApp { app, installation, key, api, packages, .. } = &*self.app;
+        let now = jwt::seconds(now);
         let claims = json!({
             "iss": app,
             "iat": now.saturating_sub(CLOCKS_MAY_DIFFER),
@@ -78,26 +100,13 @@ impl GitHub {
                 })?;
         let bearer = SecretString::from(format!("Bearer {}", assertion.expose_secret()));
         let client = self.network.client();
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
-        let answer = client
+        let question = client
             .post(format!("{api}/app/installations/{installation}/access_tokens"))
             .secret_header(AUTHORIZATION, &bearer)
             .header(ACCEPT, "application/vnd.github+json")
             .header(VERSION, "2022-11-28")
-            .json(&json!({ "permissions": { "packages": packages } }))
-            .ask()
-            .await;
-        let (given, answer) = document::<Given>(CLOUD, answer)?;
-        let expires = humantime::parse_rfc3339_weak(&given.expires_at).map_err(|_| {
-            let detail = "it does not say when the token expires".to_owned();
-            FetchError::BadAnswer { service: CLOUD, detail }
-        })?;
-        let skew = answer.date().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
-        let credential = accept(CLOUD, USERNAME, given.token, life, &self.clock)?;
-        let identity = format!("installation {installation} of app {app} ({name})");
-        Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })
+            .json(&json!({ "permissions": { "packages": packages } }));
+        Ok(question.ask().await)
     }
 }
 

@@ -11,6 +11,9 @@ use aws_sdk_ecr::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_ecr::error::BoxError;
 use aws_sdk_ecr::primitives::{DateTime, DateTimeFormat};
 
+use crate::clock::Clock;
+use crate::network::{Answer, Unanswered};
+
 /// By how many seconds an issuer's clock is ahead of ours; less than zero if it is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skew(i64);
@@ -30,6 +33,20 @@ impl Skew {
         Some(Self(-seconds(behind + SLACK))).filter(|skew| skew.0 != 0)
     }
 
+    /// Of an issuer that refuses what was dated and signed at `asked`, if its clock can be the reason.
+    ///
+    /// AWS's SDK does so for its own signatures. Whoever answers is whom the signed text is for, so that nobody gains
+    /// anything by a wrong `Date`.
+    pub(super) fn blamed_for(
+        answer: &Result<Answer, Unanswered>,
+        asked: SystemTime,
+        clock: &Clock,
+    ) -> Option<Self> {
+        let refusal = answer.as_ref().ok().filter(|answer| answer.status.is_client_error())?;
+        let skew = Self::between(refusal.date()?, asked, clock.wall())?;
+        (skew.0.unsigned_abs() >= TOLERATED).then_some(skew)
+    }
+
     /// As a number.
     #[must_use]
     pub fn seconds(self) -> i64 {
@@ -44,6 +61,13 @@ impl Skew {
         let ours = if self.0 < 0 { theirs.checked_add(by) } else { theirs.checked_sub(by) };
         ours.and_then(|ours| ours.checked_sub(SLACK)).unwrap_or(theirs)
     }
+
+    /// What the issuer's clock shows when ours shows `ours`.
+    pub(super) fn to_theirs(self, ours: SystemTime) -> SystemTime {
+        let by = Duration::from_secs(self.0.unsigned_abs());
+        let theirs = if self.0 < 0 { ours.checked_sub(by) } else { ours.checked_add(by) };
+        theirs.unwrap_or(ours)
+    }
 }
 
 fn seconds(duration: Duration) -> i64 {
@@ -52,6 +76,9 @@ fn seconds(duration: Duration) -> i64 {
 
 /// Clocks that are this close are taken for the same.
 const SLACK: Duration = Duration::from_secs(2);
+
+/// So many seconds are nothing that an issuer refuses a signed text for: what we sign is good from half a minute ago.
+const TOLERATED: u64 = 30;
 
 /// Notes the `Date` of the last answer.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +130,9 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + HOUR * 500_000;
         let ahead = Skew::between(now + HOUR, now, now).unwrap();
         assert_eq!((ahead.seconds(), ahead.to_ours(now + HOUR)), (3600, now - SLACK));
+        assert_eq!(ahead.to_theirs(now), now + HOUR);
         let behind = Skew::between(now - HOUR, now, now).unwrap();
         assert_eq!((behind.seconds(), behind.to_ours(now - HOUR)), (-3600, now - SLACK));
+        assert_eq!(behind.to_theirs(now), now - HOUR);
     }
 }

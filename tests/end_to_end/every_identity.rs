@@ -1,6 +1,7 @@
 //! Each kind of identity of each cloud, up to the token in the file, beside stand-ins that check what they are sent
 //! by other people's code (`stand_ins/clouds.py`). A token names who asked for it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -33,10 +34,10 @@ impl Bench {
     async fn new() -> Result<Self> {
         let machine = Machine::new()?;
         std::fs::create_dir(machine.home().join("clouds"))?;
-        Self::on(machine).await
+        Self::on(machine, Ipv4Addr::LOCALHOST.into()).await
     }
 
-    async fn on(mut machine: Machine) -> Result<Self> {
+    async fn on(mut machine: Machine, address: IpAddr) -> Result<Self> {
         let folder = machine.home().join("clouds");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end/stand_ins/clouds.py");
         // It has botocore, which signs as AWS's own programs do.
@@ -44,13 +45,15 @@ impl Bench {
         let clouds = Command::new(&python)
             .arg(script)
             .arg(&folder)
+            .arg(address.to_string())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} is missing: run `make setup`", python.display()))?;
         let port = folder.join("port");
         until(LIMIT, || Ok(port.exists())).await.context("the stand-ins do not start")?;
-        let host = format!("127.0.0.1:{}", std::fs::read_to_string(port)?);
+        let port = std::fs::read_to_string(port)?.parse()?;
+        let host = SocketAddr::new(address, port).to_string();
         let url = format!("http://{host}");
         for name in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_ECR", "AWS_ENDPOINT_URL_ECR_PUBLIC"]
         {
@@ -342,6 +345,82 @@ async fn google_by_the_metadata_server_and_in_other_accounts_names() -> Result<(
     Ok(())
 }
 
+/// The key of a service account, as `gcloud iam service-accounts keys create` writes it.
+async fn key_file(bench: &Bench) -> Result<PathBuf> {
+    let key = std::fs::read_to_string(bench.key("google").await?)?;
+    let file = serde_json::json!({
+        "type": "service_account",
+        "project_id": "example",
+        "private_key_id": "key-1",
+        "private_key": key,
+        "client_email": "pull@example",
+        "client_id": "4711",
+        "token_uri": format!("http://{}/google/key", bench.host),
+    });
+    bench.file("key.json", &file.to_string())
+}
+
+#[tokio::test]
+async fn google_by_the_key_of_a_service_account() -> Result<()> {
+    let mut bench = Bench::new().await?;
+    let file = key_file(&bench).await?;
+    let plain = format!("registries = [\"{GOOGLE}\"]\n");
+    bench.machine.set("GOOGLE_APPLICATION_CREDENTIALS", &file);
+    bench.succeeds(&plain).await?;
+    assert_eq!(bench.password(GOOGLE)?, "key pull@example");
+    assert_eq!(
+        bench.asked(),
+        "google-key pull@example https://www.googleapis.com/auth/cloud-platform\n"
+    );
+    // Named by the settings, and in another's name.
+    bench.machine.unset("GOOGLE_APPLICATION_CREDENTIALS");
+    bench
+        .succeeds(&format!(
+            "{plain}[google.default]\ncredentials_file = \"{}\"\nimpersonate = \"other@example\"\n",
+            file.display()
+        ))
+        .await?;
+    assert_eq!(bench.password(GOOGLE)?, "acting other@example key pull@example");
+    // A key that Google does not know any more.
+    bench.machine.set("GOOGLE_APPLICATION_CREDENTIALS", &file);
+    let known = bench.machine.home().join("clouds/google.pub");
+    std::fs::remove_file(known)?;
+    let said = bench.fails(&plain, "refused").await?;
+    assert!(said.contains("invalid_grant: Invalid JWT"), "{said}");
+    assert!(!said.contains("BEGIN") && !said.contains("MII"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_by_hours_keeps_nobody_from_a_token() -> Result<()> {
+    let mut bench = Bench::new().await?;
+    let file = key_file(&bench).await?;
+    let (app, certificate) = (bench.key("github").await?, bench.key("azure").await?);
+    bench.machine.set("GOOGLE_APPLICATION_CREDENTIALS", file);
+    let settings = format!(
+        "registries = [\"{ECR}\", \"{GOOGLE}\"]\n[aws.default]\nprofile = \"base\"\n\
+         [azure.it]\ntenant_id = \"tenant\"\nclient_id = \"app\"\nclient_certificate_file = \"{}\"\n\
+         [github.app]\napp_id = \"4711\"\ninstallation_id = 42\nprivate_key_file = \"{}\"\n\
+         api_url = \"http://HERE/\"\n\
+         [[registry]]\nhost = \"HERE\"\nkind = \"azure\"\nidentity = \"it\"\n\
+         [[registry]]\nhost = \"ghcr.io\"\nidentity = \"app\"\n",
+        certificate.display(),
+        app.display()
+    );
+    for ahead in ["7200", "-7200"] {
+        bench.file("clouds/ahead", ahead)?;
+        bench.succeeds(&settings).await.with_context(|| ahead)?;
+        let asked = bench.asked();
+        for who in
+            ["ecr arn:", "google-key pull@example", "entra tenant app certificate", "github 4711"]
+        {
+            assert_eq!(asked.matches(who).count(), 1, "{who}: {asked}");
+        }
+        bench.file("clouds/asked", "")?;
+    }
+    Ok(())
+}
+
 /// The settings of a workload identity pool, as `gcloud iam workload-identity-pools create-cred-config` writes them.
 fn pool(host: &str, kind: &str, source: &str, more: &str) -> String {
     format!(
@@ -468,6 +547,7 @@ async fn whoever_the_clouds_own_libraries_become_we_become() -> Result<()> {
         assert_eq!(bench.password(ECR)?, format!("ecr eu-west-1 {}", done.stdout.trim()));
     }
 
+    let key = key_file(&bench).await?;
     let token = bench.file("token", "token-of-the-issuer")?;
     let acting = format!(
         ",\"service_account_impersonation_url\":\"http://{}/v1/projects/-/serviceAccounts/pull@example:generateAccessToken\"",
@@ -478,10 +558,11 @@ async fn whoever_the_clouds_own_libraries_become_we_become() -> Result<()> {
                   it, _ = google.auth.load_credentials_from_file(sys.argv[1], scopes=scopes)\n\
                   it.refresh(google.auth.transport.requests.Request())\n\
                   print(it.token)\n";
-    for more in ["", acting.as_str()] {
-        let source = format!("{{\"file\":\"{}\"}}", token.display());
-        let jwt = "urn:ietf:params:oauth:token-type:jwt";
-        let file = bench.file("pool.json", &pool(&bench.host, jwt, &source, more))?;
+    let jwt = "urn:ietf:params:oauth:token-type:jwt";
+    let source = format!("{{\"file\":\"{}\"}}", token.display());
+    let of_pool = bench.file("pool.json", &pool(&bench.host, jwt, &source, ""))?;
+    let in_its_name = bench.file("acting.json", &pool(&bench.host, jwt, &source, &acting))?;
+    for file in [key, of_pool, in_its_name] {
         let mut python = bench.machine.command(tool("../google/bin/python"));
         let done = run(python.args(["-W", "ignore", "-c", script]).arg(&file)).await?;
         ended_with(&done, 0)?;
@@ -642,7 +723,7 @@ async fn a_proxy_and_an_authority_of_ones_own_are_for_every_cloud_and_not_for_me
     ];
     let (tls, authority) = certificate(&folder, &far).await?;
     put(&folder.join("tls.pem"), &tls)?;
-    let mut bench = Bench::on(machine).await?;
+    let mut bench = Bench::on(machine, Ipv4Addr::LOCALHOST.into()).await?;
     let port = std::fs::read_to_string(folder.join("tls-port"))?.parse()?;
     let (url, names, _proxy) = proxy(port).await?;
     let authority = bench.file("authority.pem", &authority)?;
@@ -691,6 +772,42 @@ async fn a_proxy_and_an_authority_of_ones_own_are_for_every_cloud_and_not_for_me
     let asked = names.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.split_off(before);
     assert!(!asked.contains(&"api.ecr.eu-west-1.amazonaws.com:443".to_owned()), "{asked:?}");
     assert!(asked.contains(&"iamcredentials.googleapis.com:443".to_owned()), "{asked:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_cloud_is_asked_where_there_is_nothing_but_ipv6() -> Result<()> {
+    let machine = Machine::new()?;
+    std::fs::create_dir(machine.home().join("clouds"))?;
+    let mut bench = Bench::on(machine, Ipv6Addr::LOCALHOST.into()).await?;
+    let key = bench.key("github").await?;
+    // The registry that Azure's token is for is there, too, and says whether it takes it.
+    bench.machine.set("FRESHCREDS_VERIFY", "true");
+    bench.machine.set("AWS_EC2_METADATA_DISABLED", "false");
+    bench.machine.set("ACR_SECRET", "secret-of-the-application");
+    // The others' hosts are not reached from here, which is no verdict.
+    bench
+        .succeeds(&format!(
+            "[aws.node]\ncredential_source = \"Ec2InstanceMetadata\"\n\
+             expected_principal = \"123456789012\"\n\
+             [google.pull]\nimpersonate = \"pull@example.iam.gserviceaccount.com\"\n\
+             [azure.it]\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret_variable = \"ACR_SECRET\"\n\
+             [github.app]\napp_id = \"4711\"\ninstallation_id = 42\nprivate_key_file = \"{}\"\n\
+             api_url = \"http://HERE/\"\n\
+             [[registry]]\nhost = \"{ECR}\"\nidentity = \"node\"\n\
+             [[registry]]\nhost = \"{GOOGLE}\"\nidentity = \"pull\"\n\
+             [[registry]]\nhost = \"HERE\"\nkind = \"azure\"\nidentity = \"it\"\n\
+             [[registry]]\nhost = \"ghcr.io\"\nidentity = \"app\"\n",
+            key.display()
+        ))
+        .await?;
+    assert!(bench.password(ECR)?.ends_with("assumed-role/node/i-1"));
+    assert_eq!(
+        bench.password(GOOGLE)?,
+        "acting pull@example.iam.gserviceaccount.com metadata default"
+    );
+    assert_eq!(bench.password("ghcr.io")?, "installation 42");
+    assert!(bench.machine.auth(&bench.host)?.is_some());
     Ok(())
 }
 
@@ -877,7 +994,7 @@ async fn other_authorities_are_trusted_after_a_reload() -> Result<()> {
     std::fs::create_dir(&folder)?;
     let (tls, authority) = certificate(&folder, &["login.microsoftonline.com", AZURE]).await?;
     put(&folder.join("tls.pem"), &tls)?;
-    let mut bench = Bench::on(machine).await?;
+    let mut bench = Bench::on(machine, Ipv4Addr::LOCALHOST.into()).await?;
     let port = std::fs::read_to_string(folder.join("tls-port"))?.parse()?;
     let (url, _names, _proxy) = proxy(port).await?;
     bench.machine.unset("AZURE_AUTHORITY_HOST");

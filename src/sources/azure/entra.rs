@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use base64::Engine;
@@ -16,10 +16,10 @@ use serde_json::json;
 
 use super::{AzureIdentity, Proof};
 use crate::clock::Clock;
-use crate::network::{Client, NoDocument};
+use crate::network::{Answer, Client, NoDocument, Unanswered};
 use crate::program::{Program, ended};
 use crate::sources::answers::{AccessToken, document};
-use crate::sources::{FetchError, files, jwt};
+use crate::sources::{FetchError, Skew, files, jwt};
 
 /// A token, and whose it is.
 pub(super) struct Token {
@@ -127,6 +127,25 @@ impl Asker<'_> {
 
     /// <https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow>
     async fn of_application(&self, application: &Application) -> Result<Token, FetchError> {
+        let asked = self.clock.wall();
+        let mut answer = self.ask_entra(application, asked).await?;
+        if matches!(application.proof, Evidence::Certificate(_))
+            && let Some(skew) = Skew::blamed_for(&answer, asked, self.clock)
+        {
+            let now = skew.to_theirs(self.clock.wall());
+            answer = self.ask_entra(application, now).await?;
+        }
+        let (token, _) = document::<AccessToken>(ENTRA, answer)?;
+        let identity = format!("application {}", application.client);
+        Ok(Token { secret: token.access_token, identity, tenant: None })
+    }
+
+    /// Asks at `now`, if anything is to be dated.
+    async fn ask_entra(
+        &self,
+        application: &Application,
+        now: SystemTime,
+    ) -> Result<Result<Answer, Unanswered>, FetchError> {
         let Application { tenant, client, proof } = application;
         let authority = variable(AUTHORITY);
         let authority = authority.as_deref().unwrap_or(self.authority).trim_end_matches('/');
@@ -142,7 +161,7 @@ impl Asker<'_> {
                 None
             }
             Evidence::FederatedToken(path) => Some(read(path).await?),
-            Evidence::Certificate(path) => Some(self.signed(path, client, &url).await?),
+            Evidence::Certificate(path) => Some(self.signed(path, client, &url, now).await?),
         };
         if let Some(assertion) = &assertion {
             fields.push((
@@ -151,10 +170,7 @@ impl Asker<'_> {
             ));
             fields.push(("client_assertion", assertion.expose_secret()));
         }
-        let (token, _) =
-            document::<AccessToken>(ENTRA, self.client.post(url).form(&fields).ask().await)?;
-        let identity = format!("application {client}");
-        Ok(Token { secret: token.access_token, identity, tenant: None })
+        Ok(self.client.post(url).form(&fields).ask().await)
     }
 
     /// <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>
@@ -163,6 +179,7 @@ impl Asker<'_> {
         path: &Path,
         client: &str,
         url: &str,
+        now: SystemTime,
     ) -> Result<SecretString, FetchError> {
         let unusable = |why: &str| FetchError::BadCredentials {
             cloud: CLOUD,
@@ -174,7 +191,7 @@ impl Asker<'_> {
             return Err(unusable("there is no certificate in it, in PEM"));
         };
         let print = |algorithm| URL_SAFE_NO_PAD.encode(digest(algorithm, &certificate));
-        let now = jwt::seconds(self.clock.wall());
+        let now = jwt::seconds(now);
         let header = json!({
             "alg": "RS256",
             "typ": "JWT",

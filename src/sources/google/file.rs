@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +14,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::federation::{self, Source};
-use super::tokens::{Asker, Token, account_in};
-use super::{CLOUD, HOUR, SCOPE, well_known_file};
-use crate::network::NoDocument;
-use crate::sources::{FetchError, files, jwt};
+use super::tokens::{Asker, Token, account_in, given};
+use super::{CLOUD, HOUR, SCOPE, SERVICE, well_known_file};
+use crate::network::{Answer, NoDocument, Unanswered};
+use crate::schedule::Issuer;
+use crate::sources::{FetchError, Skew, files, jwt};
 
 /// A key of a service account.
 #[derive(Deserialize)]
@@ -167,8 +168,26 @@ async fn by_key(
     place: &Place<'_>,
     account: &ServiceAccount,
 ) -> Result<Token, FetchError> {
+    let (since, date) = (asker.clock.now(), asker.clock.wall());
+    let mut answer = ask_with_key(asker, place, account, date).await?;
+    let skew = Skew::blamed_for(&answer, date, asker.clock);
+    if let Some(skew) = skew {
+        let now = skew.to_theirs(asker.clock.wall());
+        answer = ask_with_key(asker, place, account, now).await?;
+    }
+    let token = given(SERVICE, since, answer, Issuer::Minting)?;
+    Ok(Token { identity: account.client_email.clone(), skew, ..token })
+}
+
+/// Asks with an assertion that is dated `now`.
+async fn ask_with_key(
+    asker: &Asker<'_>,
+    place: &Place<'_>,
+    account: &ServiceAccount,
+    now: SystemTime,
+) -> Result<Result<Answer, Unanswered>, FetchError> {
     let ServiceAccount { client_email, private_key, private_key_id, token_uri } = account;
-    let now = jwt::seconds(asker.clock.wall());
+    let now = jwt::seconds(now);
     let header = json!({ "alg": "RS256", "typ": "JWT", "kid": private_key_id });
     let claims = json!({
         "iss": client_email,
@@ -183,8 +202,7 @@ async fn by_key(
         ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
         ("assertion", assertion.expose_secret()),
     ];
-    let token = asker.by_form(token_uri, &fields, None).await?;
-    Ok(Token { identity: client_email.clone(), ..token })
+    Ok(asker.client.post(token_uri).form(&fields).ask().await)
 }
 
 /// Changes a token of another issuer for one of Google's

@@ -15,6 +15,8 @@ import hashlib
 import http.server
 import json
 import pathlib
+import re
+import socket
 import ssl
 import sys
 import threading
@@ -50,6 +52,12 @@ class Refused(Exception):
         self.status, self.body = status, body
 
 
+def now():
+    """The time that it is here: `ahead` has by how many seconds the clouds' clock is ahead of the machine's."""
+    ahead = FOLDER / "ahead"
+    return datetime.datetime.now(datetime.UTC).timestamp() + (int(ahead.read_text()) if ahead.exists() else 0)
+
+
 def note(*words):
     with LOCK, open(FOLDER / "asked", "a") as asked:
         asked.write(" ".join(words) + "\n")
@@ -65,12 +73,11 @@ def unb64url(text):
 
 def jwt_of(secret, claims, seconds=10_800):
     """A token that nobody verifies but its registry."""
-    now = int(datetime.datetime.now(datetime.UTC).timestamp())
-    claims = {"iat": now, "exp": now + seconds, **claims}
+    claims = {"iat": int(now()), "exp": int(now()) + seconds, **claims}
     return f"{b64url(b'{}')}.{b64url(json.dumps(claims).encode())}.{b64url(secret.encode())}"
 
 
-def verified_jwt(token, name, audience=None):
+def verified_jwt(token, name, audience=None, longest=600):
     """The claims of a token, if the key of this name signed it and it is of now."""
     try:
         head, claims, signature = token.split(".")
@@ -79,8 +86,7 @@ def verified_jwt(token, name, audience=None):
         header, claims = json.loads(unb64url(head)), json.loads(unb64url(claims))
     except Exception as error:
         raise Refused(401, {"error": "invalid_client", "error_description": f"bad assertion: {type(error).__name__}"})
-    now = datetime.datetime.now(datetime.UTC).timestamp()
-    if header["alg"] != "RS256" or not claims["iat"] <= now + 5 or not now < claims["exp"] <= now + 610:
+    if header["alg"] != "RS256" or not claims["iat"] <= now() + 5 or not now() < claims["exp"] <= now() + longest + 10:
         raise Refused(401, {"error": "invalid_client", "error_description": "not of now"})
     if audience and claims["aud"] != audience:
         raise Refused(401, {"error": "invalid_client", "error_description": "another audience"})
@@ -107,9 +113,8 @@ def principal(method, url, headers, body):
         raise Refused(403, error("SignatureDoesNotMatch", "The signature is not the one that was calculated."))
     if session and headers.get("x-amz-security-token") != session:
         raise Refused(403, error("InvalidClientTokenId", "The security token included in the request is invalid."))
-    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.strptime(
-        headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
-    if abs(age.total_seconds()) > 300 or not headers["x-amz-date"].startswith(date):
+    signed = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+    if abs(now() - signed.timestamp()) > 300 or not headers["x-amz-date"].startswith(date):
         raise Refused(403, error("SignatureDoesNotMatch", "Signature expired."))
     return arn, service, region
 
@@ -160,12 +165,17 @@ def issue(secret):
 
 
 def ecr(target, method, url, headers, body):
-    arn, service, region = principal(method, url, headers, body)
+    try:
+        arn, service, region = principal(method, url, headers, body)
+    except Refused as refused:  # the same, as services that speak JSON say it
+        code, message = re.search("<Code>(.*)</Code><Message>(.*)</Message>", refused.body).groups()
+        code = "InvalidSignatureException" if code == "SignatureDoesNotMatch" else code
+        raise Refused(400, {"__type": code, "message": message})
     is_public = target.startswith("SpencerFrontendService")
     assert service == ("ecr-public" if is_public else "ecr"), service
     note(service, arn, region, headers["host"])
     token = base64.b64encode(f"AWS:{issue(f'{service} {region} {arn}')}".encode()).decode()
-    expires = datetime.datetime.now(datetime.UTC).timestamp() + 43_200
+    expires = now() + 43_200
     data = {"authorizationToken": token, "expiresAt": expires}
     if is_public:
         return {"authorizationData": data}
@@ -199,6 +209,21 @@ def google_sts(body):
     return {"access_token": issue(f"federated {subject}"), "expires_in": 900, "token_type": "Bearer"}
 
 
+def google_key(url, body):
+    form = dict(urllib.parse.parse_qsl(body.decode(), strict_parsing=True))
+    assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer", form
+    try:
+        header, claims = verified_jwt(form["assertion"], "google", longest=3600)
+    except Refused as refused:
+        detail = refused.body["error_description"]
+        raise Refused(400, {"error": "invalid_grant", "error_description": f"Invalid JWT: {detail}"})
+    # The second is what google-auth says, whatever the key's file has.
+    assert claims["aud"] in (url, "https://oauth2.googleapis.com/token"), claims
+    assert claims["exp"] - claims["iat"] <= 3600 and header["kid"] == "key-1", (header, claims)
+    note("google-key", claims["iss"], claims["scope"])
+    return {"access_token": issue(f"key {claims['iss']}"), "expires_in": 3599, "token_type": "Bearer"}
+
+
 def google_iam(account, headers, body):
     bearer = headers["authorization"].removeprefix("Bearer ")
     if bearer not in ISSUED:
@@ -210,7 +235,7 @@ def google_iam(account, headers, body):
                             "Permission 'iam.serviceAccounts.getAccessToken' denied on resource"}})
     seconds = int(wish["lifetime"].removesuffix("s"))
     note("google-iam", account, bearer.replace(" ", "_"), ",".join(wish.get("delegates") or []), str(seconds))
-    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+    expires = datetime.datetime.fromtimestamp(now() + seconds, datetime.UTC)
     return {"accessToken": issue(f"acting {account} {bearer}"), "expireTime": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
@@ -252,7 +277,7 @@ def github(installation, headers, body):
         raise Refused(401, {"message": "A JSON web token could not be decoded", "documentation_url": "-"})
     wish = json.loads(body)
     note("github", claims["iss"], installation, json.dumps(wish["permissions"]))
-    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    expires = datetime.datetime.fromtimestamp(now() + 3600, datetime.UTC)
     return {"token": issue(f"installation {installation}"), "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
@@ -324,6 +349,8 @@ class Clouds(http.server.BaseHTTPRequestHandler):
                 return f"{account}-of-the-machine"
             note("google-metadata", account)
             return {"access_token": issue(f"metadata {account}"), "expires_in": 3000, "token_type": "Bearer"}
+        if path.path == "/google/key":
+            return google_key(url, body)
         if path.path == "/google/sts":
             return google_sts(body)
         if path.path == "/google/subject":
@@ -350,15 +377,25 @@ class Clouds(http.server.BaseHTTPRequestHandler):
             return github(parts[2], headers, body)
         raise Refused(404, {"message": f"nothing is at {path.path}"})
 
+    def date_time_string(self, timestamp=None):
+        return super().date_time_string(now() if timestamp is None else timestamp)
+
     def log_message(self, *_):
         pass
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Clouds)
+ADDRESS = sys.argv[2]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in ADDRESS else socket.AF_INET
+
+
+server = Server((ADDRESS, 0), Clouds)
 if (FOLDER / "tls.pem").exists():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(FOLDER / "tls.pem")
-    behind_tls = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Clouds)
+    behind_tls = Server((ADDRESS, 0), Clouds)
     behind_tls.socket = context.wrap_socket(behind_tls.socket, server_side=True)
     threading.Thread(target=behind_tls.serve_forever, daemon=True).start()
     (FOLDER / "tls-port").write_text(str(behind_tls.server_port))
