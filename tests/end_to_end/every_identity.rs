@@ -937,11 +937,13 @@ async fn a_program_that_goes_wrong_is_told_of_and_gone() -> Result<()> {
         assert!(said.contains(words), "{script}: {said}");
         assert!(!said.contains("canary-secret"), "{said}");
     }
-    helper(&mut bench, "bad", "sleep 60 & echo $! $$ >>\"$HOME/ids\"; exec sleep 60")?;
+    helper(&mut bench, "bad", "sleep 600 & echo $! $$ >>\"$HOME/ids\"; exec sleep 600")?;
     bench.fails("[[registry]]\nhost = \"r.example.com\"\nhelper = \"bad\"\n", "timeout").await?;
     let ids = std::fs::read_to_string(bench.machine.home().join("ids"))?;
     for id in ids.split_whitespace() {
-        assert!(!is_running(id), "{id} still runs");
+        // Killed is killed, and on a busy machine not yet gone.
+        let moment = Duration::from_secs(10);
+        until(moment, || Ok(!is_running(id))).await.with_context(|| format!("{id} still runs"))?;
     }
     // One that prints a good one, and leaves something running that holds its output open.
     let good = "echo '{\"ServerURL\":\"x\",\"Username\":\"u\",\"Secret\":\"word\"}'; sleep 60 &";
