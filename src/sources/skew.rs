@@ -42,7 +42,10 @@ impl Skew {
         asked: SystemTime,
         clock: &Clock,
     ) -> Option<Self> {
-        let refusal = answer.as_ref().ok().filter(|answer| answer.status.is_client_error())?;
+        let refusal = answer.as_ref().ok()?;
+        if !matches!(refusal.status.as_u16(), 400 | 401) {
+            return None;
+        }
         let skew = Self::between(refusal.date()?, asked, clock.wall())?;
         (skew.0.unsigned_abs() >= TOLERATED).then_some(skew)
     }
