@@ -198,14 +198,16 @@ async fn a_system_without_watches_is_polled() -> Result<()> {
     let mut command = machine.command("strace");
     command.args(["-f", "-o", "/dev/null", "-e", "trace=inotify_init1"]);
     command.args(["-e", "inject=inotify_init1:error=EMFILE", PROGRAM, "run"]);
-    let daemon = Daemon::start(&mut command).await?;
+    let mut daemon = Daemon::start(&mut command).await?;
     let report = daemon.wait_for(|report| report.status == Health::Pass).await?;
     assert_eq!(report.checks.targets[0].watched_by, "poll");
     machine.put_docker_config(BEFORE)?;
     // Without a question, which would make it look.
     let is_back = || Ok(machine.auth(cloud.ecr_registry().host())?.is_some());
     until(LIMIT, is_back).await.context("the entry does not come back")?;
+    // Else the signal is lost with its tracer, and the program stays.
     daemon.signal_child(rustix::process::Signal::TERM)?;
+    daemon.ended().await?;
     Ok(())
 }
 
@@ -260,7 +262,7 @@ async fn a_disk_that_stalls_holds_up_no_answer() -> Result<()> {
     let mut command = machine.command("strace");
     command.args(["-f", "-o", "/dev/null", "-e", "trace=fsync"]);
     command.args(["-e", "inject=fsync:delay_enter=3000000", PROGRAM, "run"]);
-    let daemon = Daemon::start(&mut command).await?;
+    let mut daemon = Daemon::start(&mut command).await?;
     cloud.ecr().wait_for_issued(1).await;
     let started = now();
     ensure!(daemon.get("/livez").await?.starts_with("HTTP/1.1 200"));
@@ -269,7 +271,9 @@ async fn a_disk_that_stalls_holds_up_no_answer() -> Result<()> {
     ensure!(ready.starts_with("HTTP/1.1 503"), "nothing stands there yet: {ready}");
     ensure!(took < Duration::from_millis(2500), "it took {took:?}");
     daemon.wait_for(|report| report.status == Health::Pass).await?;
+    // Else the signal is lost with its tracer, and the program stays.
     daemon.signal_child(rustix::process::Signal::TERM)?;
+    daemon.ended().await?;
     Ok(())
 }
 
