@@ -1,6 +1,6 @@
 //! What the answers of token endpoints have in common: a token and its life, or a refusal with a reason.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
@@ -46,6 +46,14 @@ pub(super) fn document<T: serde::de::DeserializeOwned>(
         .json()
         .map_err(|error| FetchError::BadAnswer { service, detail: error.to_string() })?;
     Ok((document, answer))
+}
+
+/// When a token expires, where an answer says it as <https://www.rfc-editor.org/rfc/rfc3339> has it.
+pub(super) fn end(service: &'static str, text: &str) -> Result<SystemTime, FetchError> {
+    humantime::parse_rfc3339_weak(text).map_err(|_| {
+        let detail = "it does not say when the token expires".to_owned();
+        FetchError::BadAnswer { service, detail }
+    })
 }
 
 /// A good answer; what a bad one means.

@@ -30,11 +30,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::skew::{DateOfAnswer, Skew};
+use super::skew::{Asked, DateOfAnswer};
 use super::{FetchError, Minted, accept};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
-use crate::network::{CONNECT_LIMIT, Client, chain, words};
+use crate::network::{CONNECT_LIMIT, Client, Network, chain, words};
 use crate::schedule::Issuer;
 
 /// An identity that the settings name, where the machine's own is not the right one.
@@ -165,16 +164,14 @@ const USERNAME: &str = "AWS";
 pub(super) struct Asking<'a> {
     service: &'static str,
     clock: &'a Clock,
-    asked: SystemTime,
-    asked_at: SystemTime,
+    asked: Asked<'a>,
     /// For the client that asks.
     pub(super) answered: DateOfAnswer,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn begin(service: &'static str, clock: &'a Clock) -> Self {
-        let (asked, asked_at) = (clock.now(), clock.wall());
-        Self { service, clock, asked, asked_at, answered: DateOfAnswer::default() }
+        Self { service, clock, asked: Asked::now(clock), answered: DateOfAnswer::default() }
     }
 
     /// What an answer gave: its token taken apart, and its life by our clock.
@@ -184,11 +181,9 @@ impl<'a> Asking<'a> {
         expires_at: Option<DateTime>,
         identity: String,
     ) -> Result<Minted, FetchError> {
-        let Self { service, clock, asked, asked_at, answered } = self;
+        let Self { service, clock, asked, answered } = self;
         let (secret, expires) = read_token(service, token, expires_at)?;
-        let skew = answered.last().and_then(|date| Skew::between(date, asked_at, clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, clock.from_wall(expires));
+        let (life, skew) = asked.life(answered.last(), expires);
         let credential = accept(service, USERNAME, secret, life, clock)?;
         Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })
     }
@@ -241,13 +236,19 @@ impl Session {
         };
         Ok(Self { config, credentials, identity })
     }
+}
 
-    /// Who that is, by AWS's own word, and where it was found.
-    pub(super) async fn whose(&self) -> Result<String, FetchError> {
-        let (arn, _) = who_is(&self.config, &self.credentials).await?;
-        let by = found_by(&self.credentials);
-        Ok(by.map_or_else(|| arn.clone(), |by| format!("{arn}, by {by}")))
-    }
+/// Who an identity is, by AWS's own word, and where it was found.
+pub(super) async fn whose(
+    identity: Option<&AwsIdentity>,
+    region: &str,
+    fips: bool,
+    network: &Network,
+) -> Result<String, FetchError> {
+    let session = Session::open(identity, region, fips, &network.client()).await?;
+    let (arn, _) = who_is(&session.config, &session.credentials).await?;
+    let by = found_by(&session.credentials);
+    Ok(by.map_or_else(|| arn.clone(), |by| format!("{arn}, by {by}")))
 }
 
 struct Finder<'a> {

@@ -14,10 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::answers::document;
-use super::skew::Skew;
+use super::skew::Asked;
 use super::{Fetch, FetchError, Minted, Source, accept, jwt};
 use crate::clock::Clock;
-use crate::credential::{Lifetime, RegistryHost};
+use crate::credential::RegistryHost;
 use crate::network::{Network, is_local};
 use crate::schedule::Issuer;
 
@@ -122,7 +122,7 @@ impl Azure {
         if let Some(tenant) = &entra.tenant {
             fields.push(("tenant", tenant));
         }
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
+        let asked = Asked::now(&self.clock);
         let question = client.post(format!("{scheme}://{address}/oauth2/exchange")).form(&fields);
         let (exchanged, answer) =
             document::<Exchanged>(SERVICE, question.ask().await).map_err(without_role)?;
@@ -131,9 +131,7 @@ impl Azure {
             service: SERVICE,
             detail: "its token does not say when it expires".to_owned(),
         })?;
-        let skew = answer.date().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
+        let (life, skew) = asked.life(answer.date(), expires);
         let credential = accept(SERVICE, USERNAME, secret, life, &self.clock)?;
         let identity = match identity {
             Some(identity) => format!("{} ({})", entra.identity, identity.name),

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain};
+use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain, whose};
 use super::{Fetch, FetchError, Minted, Naming, Source};
 use crate::clock::Clock;
 use crate::network::Network;
@@ -139,16 +139,9 @@ impl Source for Ecr {
     }
 
     fn whose(&self) -> Naming<'_> {
-        Box::pin(async {
-            let client = self.network.client();
-            let identity = self.origin.door.identity.as_deref();
-            let session =
-                Session::open(identity, &self.origin.region, self.origin.fips, &client).await;
-            Some(match session {
-                Ok(session) => session.whose().await,
-                Err(error) => Err(error),
-            })
-        })
+        let identity = self.origin.door.identity.as_deref();
+        let (region, fips, _) = self.origin.endpoint_rules();
+        Box::pin(async move { Some(whose(identity, region, fips, &self.network).await) })
     }
 }
 

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain};
+use super::aws::{Asking, AwsIdentity, Door, Session, bad_answer, explain, whose};
 use super::{Fetch, FetchError, Minted, Naming, Source};
 use crate::clock::Clock;
 use crate::network::Network;
@@ -83,15 +83,8 @@ impl Source for EcrPublic {
     }
 
     fn whose(&self) -> Naming<'_> {
-        Box::pin(async {
-            let client = self.network.client();
-            let identity = self.origin.0.identity.as_deref();
-            let session = Session::open(identity, REGION, false, &client).await;
-            Some(match session {
-                Ok(session) => session.whose().await,
-                Err(error) => Err(error),
-            })
-        })
+        let identity = self.origin.0.identity.as_deref();
+        Box::pin(async move { Some(whose(identity, REGION, false, &self.network).await) })
     }
 }
 

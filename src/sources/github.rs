@@ -16,11 +16,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::answers::document;
-use super::skew::Skew;
+use super::answers::{document, end};
+use super::skew::Asked;
 use super::{Fetch, FetchError, Minted, Source, accept, files, jwt};
 use crate::clock::Clock;
-use crate::credential::Lifetime;
 use crate::network::{Answer, Network, Unanswered};
 use crate::schedule::Issuer;
 
@@ -65,19 +64,13 @@ impl GitHub {
             expires_at: String,
         }
         let GitHubApp { name, app, installation, .. } = &*self.app;
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
-        let mut answer = self.ask(asked_at).await?;
-        if let Some(skew) = Skew::blamed_for(&answer, asked_at, &self.clock) {
+        let asked = Asked::now(&self.clock);
+        let mut answer = self.ask(asked.wall).await?;
+        if let Some(skew) = asked.blames(&answer) {
             answer = self.ask(skew.to_theirs(self.clock.wall())).await?;
         }
         let (given, answer) = document::<Given>(CLOUD, answer)?;
-        let expires = humantime::parse_rfc3339_weak(&given.expires_at).map_err(|_| {
-            let detail = "it does not say when the token expires".to_owned();
-            FetchError::BadAnswer { service: CLOUD, detail }
-        })?;
-        let skew = answer.date().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
+        let (life, skew) = asked.life(answer.date(), end(CLOUD, &given.expires_at)?);
         let credential = accept(CLOUD, USERNAME, given.token, life, &self.clock)?;
         let identity = format!("installation {installation} of app {app} ({name})");
         Ok(Minted { credential, issuer: Issuer::Minting, identity, skew })

@@ -12,6 +12,7 @@ use aws_sdk_ecr::error::BoxError;
 use aws_sdk_ecr::primitives::{DateTime, DateTimeFormat};
 
 use crate::clock::Clock;
+use crate::credential::Lifetime;
 use crate::network::{Answer, Unanswered};
 
 /// By how many seconds an issuer's clock is ahead of ours; less than zero if it is behind.
@@ -31,23 +32,6 @@ impl Skew {
         }
         let behind = earliest.duration_since(date).ok()?;
         Some(Self(-seconds(behind + SLACK))).filter(|skew| skew.0 != 0)
-    }
-
-    /// Of an issuer that refuses what was dated and signed at `asked`, if its clock can be the reason.
-    ///
-    /// AWS's SDK does so for its own signatures. Whoever answers is whom the signed text is for, so that nobody gains
-    /// anything by a wrong `Date`.
-    pub(super) fn blamed_for(
-        answer: &Result<Answer, Unanswered>,
-        asked: SystemTime,
-        clock: &Clock,
-    ) -> Option<Self> {
-        let refusal = answer.as_ref().ok()?;
-        if !matches!(refusal.status.as_u16(), 400 | 401) {
-            return None;
-        }
-        let skew = Self::between(refusal.date()?, asked, clock.wall())?;
-        (skew.0.unsigned_abs() >= TOLERATED).then_some(skew)
     }
 
     /// As a number.
@@ -70,6 +54,48 @@ impl Skew {
         let by = Duration::from_secs(self.0.unsigned_abs());
         let theirs = if self.0 < 0 { ours.checked_sub(by) } else { ours.checked_add(by) };
         theirs.unwrap_or(ours)
+    }
+}
+
+/// When an issuer was asked, by our time and by the wall clock's.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    clock: &'a Clock,
+    /// What a token's life is counted from.
+    pub(super) ours: SystemTime,
+    /// What a text is dated with that is signed for it.
+    pub(super) wall: SystemTime,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn now(clock: &'a Clock) -> Self {
+        Self { clock, ours: clock.now(), wall: clock.wall() }
+    }
+
+    /// The life of a token that was given at `date` and expires at `expires`, both by the issuer's clock, and how far
+    /// that one is from ours.
+    pub(super) fn life(
+        self,
+        date: Option<SystemTime>,
+        expires: SystemTime,
+    ) -> (Lifetime, Option<Skew>) {
+        let Self { clock, ours, wall } = self;
+        let skew = date.and_then(|date| Skew::between(date, wall, clock.wall()));
+        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
+        (Lifetime::new(ours, clock.from_wall(expires)), skew)
+    }
+
+    /// How far the clocks are apart, if that can be why a text was refused that we had dated and signed.
+    ///
+    /// AWS's SDK does so for its own signatures. Whoever answers is whom the signed text is for, so that nobody gains
+    /// anything by a wrong `Date`.
+    pub(super) fn blames(self, answer: &Result<Answer, Unanswered>) -> Option<Skew> {
+        let refusal = answer.as_ref().ok()?;
+        if !matches!(refusal.status.as_u16(), 400 | 401) {
+            return None;
+        }
+        let skew = Skew::between(refusal.date()?, self.wall, self.clock.wall())?;
+        (skew.0.unsigned_abs() >= TOLERATED).then_some(skew)
     }
 }
 

@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::network::{Answer, Client, NoDocument, Unanswered};
 use crate::program::{Program, ended};
 use crate::sources::answers::{AccessToken, document};
-use crate::sources::{FetchError, Skew, files, jwt};
+use crate::sources::skew::Asked;
+use crate::sources::{FetchError, files, jwt};
 
 /// A token, and whose it is.
 pub(super) struct Token {
@@ -127,10 +128,10 @@ impl Asker<'_> {
 
     /// <https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow>
     async fn of_application(&self, application: &Application) -> Result<Token, FetchError> {
-        let asked = self.clock.wall();
-        let mut answer = self.ask_entra(application, asked).await?;
+        let asked = Asked::now(self.clock);
+        let mut answer = self.ask_entra(application, asked.wall).await?;
         if matches!(application.proof, Evidence::Certificate(_))
-            && let Some(skew) = Skew::blamed_for(&answer, asked, self.clock)
+            && let Some(skew) = asked.blames(&answer)
         {
             let now = skew.to_theirs(self.clock.wall());
             answer = self.ask_entra(application, now).await?;

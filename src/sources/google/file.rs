@@ -18,7 +18,8 @@ use super::tokens::{Asker, Token, account_in, given};
 use super::{CLOUD, HOUR, SCOPE, SERVICE, well_known_file};
 use crate::network::{Answer, NoDocument, Unanswered};
 use crate::schedule::Issuer;
-use crate::sources::{FetchError, Skew, files, jwt};
+use crate::sources::skew::Asked;
+use crate::sources::{FetchError, files, jwt};
 
 /// A key of a service account.
 #[derive(Deserialize)]
@@ -168,14 +169,14 @@ async fn by_key(
     place: &Place<'_>,
     account: &ServiceAccount,
 ) -> Result<Token, FetchError> {
-    let (since, date) = (asker.clock.now(), asker.clock.wall());
-    let mut answer = ask_with_key(asker, place, account, date).await?;
-    let skew = Skew::blamed_for(&answer, date, asker.clock);
+    let moment = Asked::now(asker.clock);
+    let mut answer = ask_with_key(asker, place, account, moment.wall).await?;
+    let skew = moment.blames(&answer);
     if let Some(skew) = skew {
         let now = skew.to_theirs(asker.clock.wall());
         answer = ask_with_key(asker, place, account, now).await?;
     }
-    let token = given(SERVICE, since, answer, Issuer::Minting)?;
+    let token = given(SERVICE, moment.ours, answer, Issuer::Minting)?;
     Ok(Token { identity: account.client_email.clone(), skew, ..token })
 }
 

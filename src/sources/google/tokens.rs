@@ -12,7 +12,8 @@ use crate::clock::Clock;
 use crate::credential::Lifetime;
 use crate::network::{Answer, Client, Network, Unanswered};
 use crate::schedule::Issuer;
-use crate::sources::answers::{AccessToken, document};
+use crate::sources::answers::{AccessToken, document, end};
+use crate::sources::skew::Asked;
 use crate::sources::{FetchError, Skew};
 
 /// A token, and whose it is.
@@ -81,16 +82,10 @@ impl Asker<'_> {
             "delegates": delegates,
             "lifetime": format!("{}s", life.as_secs()),
         });
-        let (asked, asked_at) = (self.clock.now(), self.clock.wall());
+        let asked = Asked::now(self.clock);
         let question = self.client.post(url).secret_header(AUTHORIZATION, &bearer).json(&wish);
         let (generated, answer) = document::<Generated>(IAM, question.ask().await)?;
-        let expires = humantime::parse_rfc3339_weak(&generated.expire_time).map_err(|_| {
-            let detail = "it does not say when the token expires".to_owned();
-            FetchError::BadAnswer { service: IAM, detail }
-        })?;
-        let skew = answer.date().and_then(|date| Skew::between(date, asked_at, self.clock.wall()));
-        let expires = skew.map_or(expires, |skew| skew.to_ours(expires));
-        let life = Lifetime::new(asked, self.clock.from_wall(expires));
+        let (life, skew) = asked.life(answer.date(), end(IAM, &generated.expire_time)?);
         let identity = account_in(url).unwrap_or("a service account").to_owned();
         Ok(Token { secret: generated.access_token, life, issuer: Issuer::Minting, identity, skew })
     }
