@@ -20,6 +20,8 @@ pub mod clock;
 pub mod network;
 pub mod program;
 
+pub mod kubernetes;
+
 pub mod registry;
 pub mod sources;
 

@@ -24,6 +24,7 @@ mod place;
 mod places;
 mod points;
 pub mod replace;
+pub mod secrets;
 mod turn;
 mod watch;
 

@@ -54,6 +54,50 @@ pub struct File {
     /// What is done after a change.
     #[serde(default)]
     pub hook: Vec<HookTable>,
+    /// How a Kubernetes cluster is reached.
+    pub kubernetes: Option<KubernetesTable>,
+    /// Secrets of that cluster.
+    #[serde(default)]
+    pub image_pull_secret: Vec<ImagePullSecretTable>,
+}
+
+/// The `[kubernetes]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesTable {
+    /// The file that says how; the pod's own account if it is left out and there is one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of that file.
+    pub context: Option<String>,
+    /// `NAMESPACE/NAME` of the lease by which replicas agree who works.
+    pub lease: Option<String>,
+    /// Whose the secrets are.
+    pub owner: Option<String>,
+}
+
+/// An `[[image_pull_secret]]` table.
+#[derive(Debug, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "expected a table: `[[image_pull_secret]]`, and `name = \"NAME\"` below it"
+)]
+pub struct ImagePullSecretTable {
+    /// The secret's name.
+    pub name: String,
+    /// The namespaces that it is for.
+    pub namespaces: Option<Vec<String>>,
+    /// The labels of those that it is for.
+    pub namespace_selector: Option<String>,
+    /// Whether it is for all.
+    pub all_namespaces: Option<bool>,
+    /// The ones that it is not for.
+    pub excluded_namespaces: Option<Vec<String>>,
+    /// The registries whose credentials are in it; all if it is left out.
+    pub registries: Option<Vec<String>>,
+    /// The service accounts that get it.
+    pub service_accounts: Option<Vec<String>>,
+    /// The labels of those that get it.
+    pub service_account_selector: Option<String>,
 }
 
 /// A `[[hook]]` table.
@@ -86,7 +130,7 @@ pub struct HookTable {
 pub struct TargetTable {
     /// The file.
     pub path: PathBuf,
-    /// `docker` or `podman`; what the file's name says if it is left out.
+    /// `docker`, `podman` or `kubelet`; what the file's name says if it is left out.
     pub reader: Option<String>,
     /// A user, by name or number.
     pub owner: Option<Id>,
@@ -374,5 +418,15 @@ mod tests {
             hook.signal.is_some() && hook.pid_file.is_some() && hook.targets.is_some()
         }));
         assert!(table.owner.is_some() && table.group.is_some() && table.mode.is_some());
+        let cluster = file.kubernetes.unwrap();
+        assert!(cluster.kubeconfig.is_some() && cluster.context.is_some());
+        assert!(cluster.lease.is_some() && cluster.owner.is_some());
+        let secret = |is: fn(&ImagePullSecretTable) -> bool| {
+            assert!(file.image_pull_secret.iter().any(is));
+        };
+        secret(|it| it.namespaces.is_some() && it.registries.is_some());
+        secret(|it| it.namespace_selector.is_some() && it.service_account_selector.is_some());
+        secret(|it| it.all_namespaces.is_some() && it.excluded_namespaces.is_some());
+        secret(|it| it.service_accounts.is_some());
     }
 }

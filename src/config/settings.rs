@@ -1,5 +1,6 @@
 //! What the settings mean: every default applied, every text parsed.
 
+mod cluster;
 mod registries;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
+pub use self::cluster::{BadCluster, Cluster};
 pub use self::registries::{BadIdentity, BadRegistry, Registry, RelativePath};
 use super::file::{File, HookTable, Id, TargetTable};
 use crate::credential::{BadHost, RegistryHost};
@@ -18,6 +20,7 @@ use crate::network::{BadAuthorities, Network};
 use crate::sources::{Origin, UnknownRegistry};
 use crate::targets::memory::Memory;
 use crate::targets::obstacles::{Reader, hosts_in_environment};
+use crate::targets::secrets::Options as Secret;
 use crate::targets::{Hidden, Options as Target, Shared, Write, default_docker_config};
 
 /// What the daemon runs with.
@@ -35,6 +38,10 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// What goes for all of them.
     pub shared: Shared,
+    /// The Kubernetes cluster that the secrets are in.
+    pub cluster: Cluster,
+    /// Where it is kept in that cluster.
+    pub secrets: Vec<Secret>,
     /// What is done after a change.
     pub hooks: Vec<Hook>,
     /// How long an issuer may take.
@@ -78,12 +85,22 @@ impl Settings {
     ///
     /// If a text does not mean anything, or something is missing.
     pub fn new(options: &Options, file: &File) -> Result<Self, BadSettings> {
+        let registries = registries::registries(options, file)?;
+        let (cluster, secrets) = cluster::cluster(file, &registries)?;
         let targets = targets(options, file)?;
+        if let (Some(_), Some(target)) = (&cluster.lease, targets.first()) {
+            return Err(BadSettings::LeaseForFiles(target.path.clone()));
+        }
+        if cluster.lease.is_some() && secrets.is_empty() {
+            return Err(BadSettings::LeaseForNothing);
+        }
         let settings = Self {
             listen: listen(options, file)?,
             allowed_hosts: allowed_hosts(options, file)?,
             log: [file.log_format.clone(), file.log_level.clone()],
-            registries: registries::registries(options, file)?,
+            registries,
+            cluster,
+            secrets,
             network: network(options, file)?,
             hooks: hooks(file, &targets)?,
             targets,
@@ -278,6 +295,27 @@ pub enum BadSettings {
         /// The longest that can be.
         longest: Duration,
     },
+    /// A table that describes no cluster.
+    #[error("[kubernetes]: {0}")]
+    Kubernetes(BadCluster),
+    /// A table that describes no secret.
+    #[error("the [[image_pull_secret]] `{name}`: {why}")]
+    ImagePullSecret {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        why: BadCluster,
+    },
+    /// Files of which each replica has its own.
+    #[error(
+        "`lease` lets one of several replicas work, and {} is a file that each of them has: remove \
+         `lease`, or the file",
+        .0.display()
+    )]
+    LeaseForFiles(PathBuf),
+    /// No secret to agree on.
+    #[error("`lease` in [kubernetes] is for an [[image_pull_secret]], and there is none: add one, or remove `lease`")]
+    LeaseForNothing,
     /// A hook that does nothing, or two things.
     #[error(
         "a [[hook]] needs a `command` with a program, as in [\"systemctl\", \"reload\", \"app\"], or \
@@ -371,7 +409,7 @@ pub fn targets(options: &Options, file: &File) -> Result<Vec<Target>, BadSetting
         let further: Vec<_> = further.filter(|target| !targets.contains(target)).collect();
         targets.extend(further);
     }
-    if targets.is_empty() {
+    if targets.is_empty() && file.image_pull_secret.is_empty() {
         let folder = options.docker_config_folder.as_deref();
         let path = default_docker_config(folder.filter(|folder| *folder != Path::new("")));
         targets.push(Target::of(whole(&path.ok_or(BadSettings::NoTarget)?)));
@@ -400,7 +438,8 @@ fn described_target(table: &TargetTable) -> Result<Target, BadSettings> {
         None => target.reader,
         Some("docker") => Reader::Docker,
         Some("podman") => Reader::Podman,
-        Some(_) => return Err(word("reader", &table.reader, "`docker`, `podman`")),
+        Some("kubelet") => Reader::Kubelet,
+        Some(_) => return Err(word("reader", &table.reader, "`docker`, `podman`, `kubelet`")),
     };
     target.write = match table.write.as_deref() {
         None | Some("replace") => Write::Replace,

@@ -19,6 +19,8 @@ pub enum Reader {
     Docker,
     /// Podman, skopeo, buildah, CRI-O.
     Podman,
+    /// The kubelet of a Kubernetes node: it asks no helper, takes paths, and tries all that fits.
+    Kubelet,
 }
 
 impl Reader {
@@ -28,6 +30,7 @@ impl Reader {
         match self {
             Self::Docker => "docker",
             Self::Podman => "podman",
+            Self::Kubelet => "kubelet",
         }
     }
 }
@@ -193,7 +196,7 @@ pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader
             hosts: hosts.cloned().collect(),
         });
     }
-    for host in hosts {
+    for host in hosts.iter().filter(|_| reader != Reader::Kubelet) {
         if let Some((name, _)) = helpers.by_host.get(host.as_str()) {
             obstacles.push(Obstacle::CredHelper { host: host.clone(), name: name.clone() });
         }
@@ -202,7 +205,7 @@ pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader
         obstacles.push(Obstacle::WrongType { key: shorten(&member.key) });
     }
     // One is enough to say what to do, and a file can have thousands of each.
-    let mut is_first_unreadable = reader == Reader::Docker;
+    let mut is_first_unreadable = reader != Reader::Podman;
     let mut spellings = 0;
     let by_name: BTreeMap<&str, &RegistryHost> =
         hosts.iter().map(|host| (host.as_str(), host)).collect();
@@ -219,6 +222,8 @@ pub fn obstacles(document: &Document<'_>, hosts: &[RegistryHost], reader: Reader
         spellings += 1;
         let (host, key) = (RegistryHost::clone(host), shorten(&entry.key));
         match spelling {
+            // It tries both.
+            Spelling::Twin if reader == Reader::Kubelet => {}
             Spelling::Twin => obstacles.push(Obstacle::Twin { host, key }),
             Spelling::Part if reader == Reader::Podman => {
                 obstacles.push(Obstacle::PathKey { host, key });
@@ -240,6 +245,9 @@ pub fn twin_of(key: &str) -> Option<&str> {
 /// there is one.
 #[must_use]
 pub fn helper_of(document: &Document<'_>, host: &RegistryHost, reader: Reader) -> Option<String> {
+    if reader == Reader::Kubelet {
+        return None;
+    }
     let helpers = document.helpers();
     let name = match helpers.by_host.get(host.as_str()) {
         Some((name, _)) => name.clone(),
@@ -276,7 +284,7 @@ fn spelling(key: &str) -> (&str, Spelling) {
     (name, spelling)
 }
 
-/// Whether docker can read an entry, ours or not: without an `auth`, or with one
+/// Whether docker (and the kubelet) can read an entry, ours or not: without an `auth`, or with one
 /// that decodes to `user:…`
 /// (<https://github.com/docker/cli/blob/v28.2.2/cli/config/configfile/file.go>).
 fn is_readable(entry: &Member<'_>) -> bool {
@@ -309,7 +317,7 @@ fn has_its_type(member: &Member<'_>, reader: Reader) -> bool {
     use std::collections::BTreeMap;
     type Map = BTreeMap<String, Option<String>>;
     let is_helpers = member.is("credHelpers");
-    if reader == Reader::Podman && !is_helpers {
+    if reader == Reader::Kubelet || reader == Reader::Podman && !is_helpers {
         return true;
     }
     if is_helpers || STRING_MAPS.iter().any(|key| member.is(key)) {

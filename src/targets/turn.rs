@@ -378,6 +378,7 @@ impl Work {
                     // An empty name sends docker back to `auths`.
                     Some((host.clone(), Some("\"\"".to_owned())))
                 }
+                Reader::Kubelet => None,
                 // Podman would run a program with an empty name.
                 Reader::Podman => {
                     document.helpers().by_host.get(host.as_str())?;
@@ -576,7 +577,7 @@ pub(super) fn take_away(
                     let is_ours = match (helpers.get(host), options.reader) {
                         (Some((name, _)), Reader::Docker) => name.is_empty(),
                         (found, Reader::Podman) => found.is_none(),
-                        (None, Reader::Docker) => false,
+                        (None, Reader::Docker) | (_, Reader::Kubelet) => false,
                     };
                     is_ours.then_some((host.as_str(), before.clone()))
                 })

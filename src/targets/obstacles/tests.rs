@@ -91,3 +91,19 @@ fn a_twin_is_the_same_host_in_another_spelling() {
         assert_ne!(twin_of(other), Some(host.as_str()), "{other}");
     }
 }
+
+/// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/credentialprovider/config.go>
+#[test]
+fn the_kubelet_asks_no_helper_but_refuses_a_file_with_an_entry_it_cannot_decode() {
+    let hosts = [host("gcr.io")];
+    let text = r#"{"credsStore":"x","credHelpers":{"gcr.io":"y"},"HttpHeaders":7,
+        "auths":{"gcr.io":{"auth":"dTpw"},"https://gcr.io":{"auth":"dTpw"}}}"#;
+    let document = Document::parse(text.as_bytes()).unwrap();
+    assert_eq!(obstacles(&document, &hosts, Reader::Kubelet), []);
+    assert_eq!(helper_of(&document, &hosts[0], Reader::Kubelet), None);
+
+    let text = r#"{"auths":{"gcr.io":{"auth":"dTpw"},"other":{"auth":"*"}}}"#;
+    let document = Document::parse(text.as_bytes()).unwrap();
+    let found = obstacles(&document, &hosts, Reader::Kubelet);
+    assert!(found[0].hides(&hosts[0], Reader::Kubelet), "{found:?}");
+}

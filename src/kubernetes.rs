@@ -1,0 +1,23 @@
+//! The way to a Kubernetes cluster: how it is reached, and who of several replicas works.
+
+use std::path::PathBuf;
+
+/// How the cluster is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The file that says how. Without one: the pod's own account, else `$KUBECONFIG`, else
+    /// `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of that file, if not its current one.
+    pub context: Option<String>,
+}
+
+/// Where a Lease is.
+/// <https://kubernetes.io/docs/concepts/architecture/leases/>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
+}
