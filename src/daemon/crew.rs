@@ -19,8 +19,9 @@ use crate::network::Network;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
-use crate::status::{Pulse, Registry, Status};
+use crate::status::{Named, Pulse, Registry, Status, TargetName};
 use crate::targets::memory::{Memory, Remembered};
+use crate::targets::obstacles::Reader;
 use crate::targets::{self, Options, Shared, Target};
 
 /// All loops of a daemon.
@@ -90,9 +91,14 @@ impl Crew {
     pub(super) fn introduce(&self, settings: &Settings) {
         let registries = settings.registries.iter();
         let targets = settings.targets.iter();
+        let secrets = settings.secrets.iter().map(|secret| Named {
+            name: TargetName::Secret(secret.name.clone()),
+            reader: Reader::Kubelet.as_str(),
+            hosts: Some(secret.registries.iter().cloned().collect()),
+        });
         self.status.follow(
             registries.map(|registry| (registry.host.clone(), registry.origin.clone())),
-            targets.map(|target| (target.path.clone(), target.reader.as_str())),
+            targets.map(|target| Named::file(&target.path, target.reader.as_str())).chain(secrets),
             settings.hooks.iter().map(|hook| hook.name.clone()),
         );
     }
@@ -194,7 +200,7 @@ impl Crew {
                     && log_out(&kept.options, &kept.shared, is_logged_out).await
                 {
                     let now = self.clock.now();
-                    self.status.set_target(&kept.options.path, |target| target.wrote(now));
+                    self.status.set_target(&kept.options.path.as_path().into(), |target| target.wrote(now));
                 }
                 self.files.push(kept);
                 continue;

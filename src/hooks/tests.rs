@@ -47,7 +47,7 @@ impl Bench {
     }
 
     fn write(&self, path: &str) {
-        self.status.set_target(Path::new(path), |target| target.writes += 1);
+        self.status.set_target(&Path::new(path).into(), |target| target.writes += 1);
     }
 
     fn read(&self, name: &str) -> String {
