@@ -25,6 +25,7 @@ pub struct Metrics {
     overwrites: Family<TargetLabel, Counter>,
     merges: Family<TargetLabel, Counter>,
     hooks: Family<HookLabels, Counter>,
+    #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nobody calls a cluster"))]
     cluster: Family<CallLabels, Counter>,
     gauges: Gauges,
 }
@@ -138,6 +139,7 @@ impl Metrics {
     }
 
     /// Counts a call of a cluster's API server: its status, or why there was none.
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn called(&self, method: &str, outcome: &str) {
         let labels = CallLabels { method: method.to_owned(), outcome: outcome.to_owned() };
         self.cluster.get_or_create(&labels).inc();

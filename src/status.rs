@@ -26,10 +26,12 @@ pub use self::report::{
     Checks, CredentialReport, ElectionReport, HookReport, NamespacesReport, NotKept, QuarterReport,
     Report, SettingsReport, TargetReport, Trouble, Verdict, parse_time,
 };
-pub use self::state::{Named, TargetName};
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::state::{Counts, Election};
 pub(crate) use self::state::{
-    Counts, Election, Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
+    Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
 };
+pub use self::state::{Named, TargetName};
 pub use self::troubles::{Thing, Wrong};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
@@ -308,6 +310,7 @@ impl Status {
     }
 
     /// Changes what is known about the election; nothing if there is none.
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn set_election(&self, election: Option<Election>) {
         self.change(|state| state.election = election);
     }

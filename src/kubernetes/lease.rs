@@ -234,6 +234,9 @@ fn seconds(duration: Duration) -> Option<i32> {
 /// one has it.
 const DURATION: Duration = Duration::from_secs(9);
 
+/// By when a replica knows that somebody else has it.
+pub const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often it is renewed, or looked at.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 

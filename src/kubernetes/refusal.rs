@@ -37,6 +37,9 @@ pub enum Refusal {
     /// Somebody else was there first, or has it.
     #[error("{0}")]
     Conflict(String),
+    /// Somebody has said that it is not to be changed.
+    #[error("somebody has set `immutable` on it")]
+    Immutable,
     /// What was seen before is too long ago.
     #[error("{0}")]
     Gone(String),
@@ -72,6 +75,7 @@ impl Refusal {
             }
             Self::Unknown(_) | Self::Forbidden(_) => trouble::Kind::ClusterDenied,
             Self::Terminating | Self::NotFound(_) => trouble::Kind::NoNamespace,
+            Self::Immutable => trouble::Kind::ImmutableSecret,
             Self::Conflict(_) | Self::Refused { .. } => trouble::Kind::ClusterRefused,
             Self::Gone(_) | Self::Busy(_) | Self::Failed { .. } => trouble::Kind::ClusterBusy,
         }
@@ -96,7 +100,11 @@ impl Refusal {
     pub fn is_lasting(&self) -> bool {
         matches!(
             self,
-            Self::Access(_) | Self::Unknown(_) | Self::Forbidden(_) | Self::Refused { .. }
+            Self::Access(_)
+                | Self::Unknown(_)
+                | Self::Forbidden(_)
+                | Self::Immutable
+                | Self::Refused { .. }
         )
     }
 }
@@ -104,11 +112,12 @@ impl Refusal {
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
         let message: String = status.message.chars().take(LONGEST_MESSAGE).collect();
-        let is_terminating = || {
-            let details = status.details.as_ref();
-            let causes = details.map_or(&[][..], |details| &details.causes);
-            causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
-        };
+        let causes = status.details.as_ref().map_or(&[][..], |details| &details.causes);
+        let is_terminating = || causes.iter().any(|cause| cause.reason == "NamespaceTerminating");
+        // One of this name that is another object.
+        let is_of_another = || causes.iter().any(|cause| cause.field == "metadata.uid");
+        let is_immutable =
+            || causes.iter().any(|cause| cause.message.contains("when `immutable` is set"));
         match status.code {
             401 => Self::Unknown(message),
             403 if is_terminating() => Self::Terminating,
@@ -116,6 +125,8 @@ impl From<Status> for Refusal {
             404 => Self::NotFound(message),
             409 => Self::Conflict(message),
             410 => Self::Gone(message),
+            422 if is_of_another() => Self::Conflict(message),
+            422 if is_immutable() => Self::Immutable,
             429 | 503 | 504 => Self::Busy(status.code),
             code if code >= 500 => Self::Failed { code, message },
             code => Self::Refused { code, message },
@@ -128,9 +139,9 @@ impl From<kube::Error> for Refusal {
         match error {
             kube::Error::Api(status) => Self::from(*status),
             // What a program printed can be a token.
-            kube::Error::Auth(kube::client::AuthError::AuthExecRun { cmd, out }) => Self::Access(
-                format!("`{cmd}`, which the kubeconfig names, failed: {}", out.status),
-            ),
+            kube::Error::Auth(kube::client::AuthError::AuthExecRun { cmd, out }) => {
+                Self::Access(format!("`{cmd}`, which the kubeconfig names, failed: {}", out.status))
+            }
             kube::Error::Auth(kube::client::AuthError::AuthExecParse(_)) => {
                 Self::Access("the program that the kubeconfig names gave no credential".to_owned())
             }

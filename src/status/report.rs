@@ -8,7 +8,9 @@ use thiserror::Error;
 
 use super::history::Quarter;
 use super::readiness::{Moment, lack, lacks_any};
-use super::state::{Counts, Election, Failing, Hook, InTheWay, Registry, State, Target, TargetName};
+use super::state::{
+    Counts, Election, Failing, Hook, InTheWay, Registry, State, Target, TargetName,
+};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::registry::Answer;
 use crate::sources::Skew;
