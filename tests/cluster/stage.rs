@@ -40,7 +40,9 @@ impl Stage {
         let kubeconfig = machine.home().join("kubeconfig");
         let stand_in = match std::env::var_os(REAL) {
             Some(path) => {
-                put(&kubeconfig, &std::fs::read_to_string(&path)?)?;
+                // Its paths are whole ones then, wherever the copy stands.
+                let file = Kubeconfig::read_from(&path)?;
+                put(&kubeconfig, &serde_json::to_string(&file)?)?;
                 None
             }
             None => {
