@@ -314,7 +314,9 @@ impl Places {
                 found = Some((namespace, task));
                 break;
             }
-            self.all.retain(|name, place| *name != namespace || !place.is_forgotten());
+            if self.all.get(&namespace).is_some_and(Place::is_forgotten) {
+                self.all.remove(&namespace);
+            }
         }
         self.due.extend(busy);
         found
