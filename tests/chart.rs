@@ -5,30 +5,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{CommandFactory, Parser};
-use freshcreds::cli::{self, Cli};
-use freshcreds::config::{File, Options, Settings};
 use freshcreds::targets::obstacles::Reader;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::repository::{documents, outcome, put, read, root};
+use crate::repository::{documents, put, read, root};
+use crate::support::*;
 
 #[path = "support/repository.rs"]
 mod repository;
+#[path = "support/chart.rs"]
+mod support;
 
 // --- as others judge it ----------------------------------------------------------------------------
 
 #[test]
 fn helm_accepts_the_chart_with_each_set_of_values() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    for values in sets_of_values()? {
-        let shown = values.display();
-        succeeds(helm("lint")?.args(["--strict", CHART, "--values"]).arg(&values))
-            .with_context(|| format!("helm lint with {shown}"))?;
+    for set in sets()? {
+        let values = values(&set.name);
+        succeeds(helm("lint")?.args(["--strict", CHART, "--values"]).arg(values))
+            .with_context(|| format!("helm lint with {}", set.name))?;
     }
     succeeds(helm("package")?.args([CHART, "--destination"]).arg(folder.path()))?;
     let package = folder.path().join(format!("freshcreds-{VERSION}.tgz"));
@@ -45,9 +45,9 @@ fn kubernetes_accepts_what_the_chart_renders_in_its_oldest_and_its_three_newest_
 -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut files = Vec::new();
-    for values in sets_of_values()? {
-        let file = folder.path().join(values.file_name().context("no name")?);
-        write_for_the_schemas(&file, &documents(&render(&values)?)?)?;
+    for set in sets()? {
+        let file = folder.path().join(&set.name);
+        write_for_the_schemas(&file, &set.objects)?;
         files.push(file);
     }
     let (parent, _kept) = parent_chart()?;
@@ -101,9 +101,9 @@ for path in sys.argv[1:]:
     let folder = tempfile::tempdir()?;
     let mut python = Command::new(repository::tool("lint/bin/python")?);
     python.args(["-c", STRICT]);
-    for values in sets_of_values()? {
-        let file = folder.path().join(values.file_name().context("no name")?);
-        put(&file, &render(&values)?)?;
+    for set in sets()? {
+        let file = folder.path().join(&set.name);
+        put(&file, &set.text)?;
         python.arg(file);
     }
     succeeds(&mut python).map(drop)
@@ -113,14 +113,12 @@ for path in sys.argv[1:]:
 
 #[test]
 fn the_program_understands_every_settings_file_that_is_rendered() -> Result<()> {
-    for values in sets_of_values()? {
-        let objects = documents(&render(&values)?)?;
-        let Some(settings) = settings_in(&objects)? else {
-            ensure!(values.ends_with("sidecar-minimal-values.yaml"), "no settings");
+    for set in sets()? {
+        let Set { name, mode, .. } = set;
+        let Some(settings) = settings_in(&set.objects)? else {
+            assert_eq!(name, "sidecar-minimal");
             continue;
         };
-        let name = values.display();
-        let mode = mode_of(&values)?;
         assert_eq!(settings.cluster.lease.is_some(), mode == "secrets", "{name}");
         assert_eq!(settings.secrets.is_empty(), mode != "secrets", "{name}");
         assert_eq!(settings.targets.is_empty(), mode == "secrets", "{name}");
@@ -135,9 +133,9 @@ fn the_program_understands_every_settings_file_that_is_rendered() -> Result<()> 
 #[test]
 fn what_the_values_say_is_what_the_program_reads() -> Result<()> {
     let objects = rendered("secrets-several")?;
-    let config = config_in(&objects).context("no settings")?;
+    let config = config_in(objects).context("no settings")?;
     ensure!(config.contains("installation_id = 7654321\n"), "no whole number:\n{config}");
-    let settings = settings_in(&objects)?.context("no settings")?;
+    let settings = settings_in(objects)?.context("no settings")?;
     assert_eq!(settings.cluster.owner, "platform");
     let lease = settings.cluster.lease.as_ref().context("no lease")?;
     assert_eq!((&*lease.namespace, &*lease.name), ("demo", "puller"));
@@ -146,7 +144,7 @@ fn what_the_values_say_is_what_the_program_reads() -> Result<()> {
     assert_eq!(settings.allowed_hosts[..2], ["puller", "puller.demo"]);
     ensure!(settings.allowed_hosts.contains(&"freshcreds.example.com".to_owned()), "lost");
 
-    let node = settings_in(&rendered("node-own-folder")?)?.context("no settings")?;
+    let node = settings_in(rendered("node-own-folder")?)?.context("no settings")?;
     assert_eq!(node.targets[0].path, Path::new("/.docker/config.json"));
     assert_eq!(node.allowed_hosts, [""; 0], "nobody else asks it");
     Ok(())
@@ -172,10 +170,8 @@ fn two_installations_in_a_cluster_are_two_owners() -> Result<()> {
 #[test]
 fn every_command_in_what_is_rendered_is_one_of_this_program() -> Result<()> {
     let mut seen = BTreeSet::new();
-    for values in sets_of_values()? {
-        for object in documents(&render(&values)?)? {
-            seen.extend(commands_in(&object)?);
-        }
+    for object in sets()?.iter().flat_map(|set| &set.objects) {
+        seen.extend(commands_in(object)?);
     }
     let (parent, _kept) = parent_chart()?;
     for object in documents(&succeeds(&mut template_of(&parent)?)?)? {
@@ -274,7 +270,7 @@ fn the_roles_are_what_the_settings_need_and_no_more() -> Result<()> {
             ],
         ),
     ] {
-        assert_eq!(grants(&rendered(name)?)?, sorted([lease(), further].concat()), "{name}");
+        assert_eq!(grants(rendered(name)?)?, sorted([lease(), further].concat()), "{name}");
     }
     let several = [
         own("in build", "everything,google"),
@@ -286,22 +282,21 @@ fn the_roles_are_what_the_settings_need_and_no_more() -> Result<()> {
         LEASE.replace("demo-freshcreds", "puller"),
         NEW_LEASE.to_owned(),
     ];
-    assert_eq!(grants(&rendered("secrets-several")?)?, sorted(several.to_vec()));
+    assert_eq!(grants(rendered("secrets-several")?)?, sorted(several.to_vec()));
     for name in ["secrets-single", "node-minimal", "node-everywhere", "sidecar-settings"] {
-        assert_eq!(grants(&rendered(name)?)?, [""; 0], "{name}");
+        assert_eq!(grants(rendered(name)?)?, [""; 0], "{name}");
     }
     Ok(())
 }
 
 #[test]
 fn only_pods_that_ask_the_api_have_a_token_for_it() -> Result<()> {
-    for values in sets_of_values()? {
-        let is_asking = mode_of(&values)? == "secrets";
-        let objects = documents(&render(&values)?)?;
-        for pod in pods(&objects) {
-            assert_eq!(pod["automountServiceAccountToken"], is_asking, "{}", values.display());
+    for set in sets()? {
+        let is_asking = set.mode == "secrets";
+        for pod in pods(&set.objects) {
+            assert_eq!(pod["automountServiceAccountToken"], is_asking, "{}", set.name);
         }
-        for account in objects.iter().filter(|it| it["kind"] == "ServiceAccount") {
+        for account in set.objects.iter().filter(|it| it["kind"] == "ServiceAccount") {
             assert_eq!(account["automountServiceAccountToken"], false);
         }
     }
@@ -310,14 +305,11 @@ fn only_pods_that_ask_the_api_have_a_token_for_it() -> Result<()> {
 
 #[test]
 fn pods_in_modes_secrets_and_sidecar_are_what_the_restricted_standard_asks_for() -> Result<()> {
-    for values in sets_of_values()? {
-        if mode_of(&values)? == "secrets" {
-            let objects = documents(&render(&values)?)?;
-            let pods = pods(&objects);
-            ensure!(!pods.is_empty(), "no pod with {}", values.display());
-            for pod in pods {
-                is_restricted(pod).with_context(|| values.display().to_string())?;
-            }
+    for set in sets()?.iter().filter(|set| set.mode == "secrets") {
+        let pods = pods(&set.objects);
+        ensure!(!pods.is_empty(), "no pod with {}", set.name);
+        for pod in pods {
+            is_restricted(pod).with_context(|| set.name.clone())?;
         }
     }
     let (parent, _kept) = parent_chart()?;
@@ -332,7 +324,7 @@ fn pods_in_modes_secrets_and_sidecar_are_what_the_restricted_standard_asks_for()
 fn pods_on_nodes_are_root_with_nothing_else_of_root() -> Result<()> {
     for name in ["node-minimal", "node-everywhere", "node-own-folder"] {
         let objects = rendered(name)?;
-        let pod = pods(&objects)[0];
+        let pod = pods(objects)[0];
         let security = &pod["containers"][0]["securityContext"];
         assert_eq!(security["runAsUser"], 0);
         assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
@@ -354,16 +346,11 @@ fn pods_on_nodes_are_root_with_nothing_else_of_root() -> Result<()> {
 
 #[test]
 fn folders_are_mounted_and_never_a_file() -> Result<()> {
-    let mut texts = Vec::new();
-    for values in sets_of_values()? {
-        texts.push(render(&values)?);
-    }
     let (parent, _kept) = parent_chart()?;
-    texts.push(succeeds(&mut template_of(&parent)?)?);
-    for text in texts {
-        ensure!(!text.contains("subPath"), "a subPath in:\n{text}");
-        let objects = documents(&text)?;
-        for pod in pods(&objects) {
+    let parent = documents(&succeeds(&mut template_of(&parent)?)?)?;
+    for objects in sets()?.iter().map(|set| &set.objects).chain([&parent]) {
+        for pod in pods(objects) {
+            ensure!(!pod.to_string().contains("subPath"), "a subPath in {pod}");
             for volume in list(&pod["volumes"]) {
                 let kind = &volume["hostPath"]["type"];
                 ensure!(kind.is_null() || kind == "DirectoryOrCreate", "{volume}");
@@ -384,14 +371,13 @@ fn folders_are_mounted_and_never_a_file() -> Result<()> {
 
 #[test]
 fn no_probe_kills_for_what_a_cloud_does() -> Result<()> {
-    for values in sets_of_values()? {
-        let objects = documents(&render(&values)?)?;
-        for pod in pods(&objects) {
+    for set in sets()? {
+        for pod in pods(&set.objects) {
             for container in containers(pod) {
                 let path = &container["livenessProbe"]["httpGet"]["path"];
                 let is_none = container["livenessProbe"].is_null();
                 ensure!(is_none || path == "/livez", "{}", container["livenessProbe"]);
-                if container["args"] == json!(["run"]) && mode_of(&values)? == "secrets" {
+                if container["args"] == json!(["run"]) && set.mode == "secrets" {
                     assert_eq!(path, "/livez");
                     assert_eq!(container["startupProbe"]["httpGet"]["path"], "/livez");
                     assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
@@ -404,15 +390,14 @@ fn no_probe_kills_for_what_a_cloud_does() -> Result<()> {
 
 #[test]
 fn whoever_probes_or_scrapes_finds_the_endpoint_where_it_listens() -> Result<()> {
-    for values in sets_of_values()? {
-        let objects = documents(&render(&values)?)?;
-        let Some(settings) = settings_in(&objects)? else { continue };
+    for Set { name, objects, .. } in sets()? {
+        let Some(settings) = settings_in(objects)? else { continue };
         let listens = settings.listen.context("no endpoint")?.to_string();
         let is_reachable = !listens.contains("127.0.0.1");
-        for pod in pods(&objects) {
+        for pod in pods(objects) {
             for container in containers(pod).filter(|it| it["args"] == json!(["run"])) {
                 let port = &container["ports"][0];
-                assert_eq!(port["name"] == "http", is_reachable, "{}", values.display());
+                assert_eq!(port["name"] == "http", is_reachable, "{name}");
                 if is_reachable {
                     ensure!(listens.ends_with(&format!(":{}", port["containerPort"])), "{listens}");
                 }
@@ -424,7 +409,7 @@ fn whoever_probes_or_scrapes_finds_the_endpoint_where_it_listens() -> Result<()>
             assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
             assert_eq!(service["spec"]["ports"][0]["targetPort"], "http");
             let selector = service["spec"]["selector"].as_object().context("no selector")?;
-            let workload = workload(&objects)?;
+            let workload = workload(objects)?;
             let labels = &workload["spec"]["template"]["metadata"]["labels"];
             for (key, value) in selector {
                 assert_eq!(&labels[key], value);
@@ -442,7 +427,7 @@ fn whoever_probes_or_scrapes_finds_the_endpoint_where_it_listens() -> Result<()>
 fn settings_that_mend_a_failure_can_take_over_from_those_that_caused_it() -> Result<()> {
     // An old pod that kept the lease until a new one is ready would keep the new one from ever being so.
     let objects = rendered("secrets-minimal")?;
-    assert_eq!(workload(&objects)?["spec"]["strategy"], json!({"type": "Recreate"}));
+    assert_eq!(workload(objects)?["spec"]["strategy"], json!({"type": "Recreate"}));
     let budget = objects.iter().find(|it| it["kind"] == "PodDisruptionBudget").context("none")?;
     assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
     Ok(())
@@ -472,7 +457,7 @@ fn uninstalling_takes_the_secrets_away_first() -> Result<()> {
     let job = objects.iter().find(|it| it["kind"] == "Job").context("no job")?;
     assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
     let pod = &job["spec"]["template"]["spec"];
-    let other = &workload(&objects)?["spec"]["template"]["spec"];
+    let other = &workload(objects)?["spec"]["template"]["spec"];
     // It needs whatever the daemon needs to get there.
     for key in ["serviceAccountName", "volumes", "securityContext", "tolerations", "nodeSelector"] {
         assert_eq!(pod[key], other[key], "{key}");
@@ -489,11 +474,28 @@ fn uninstalling_takes_the_secrets_away_first() -> Result<()> {
 }
 
 #[test]
+fn a_node_is_cleared_before_its_pod_waits_for_the_uninstall() -> Result<()> {
+    let objects = rendered("node-remove")?;
+    let pod = pods(objects)[0];
+    let logout = &pod["initContainers"][0];
+    assert_eq!((&logout["args"], &logout["restartPolicy"]), (&json!(["logout"]), &Value::Null));
+    let [waiting] = list(&pod["containers"]) else { bail!("one container was expected") };
+    assert_eq!(waiting["args"][0], "check", "`run` would write the entries again");
+    // It knows by the memory on the node what was written.
+    let objects = rendered("node-minimal")?;
+    let daemon = &pods(objects)[0]["containers"][0];
+    for key in ["env", "volumeMounts", "securityContext"] {
+        assert_eq!(logout[key], daemon[key], "{key}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_lease_belongs_to_the_release_and_its_spec_to_the_holder() -> Result<()> {
     let objects = rendered("secrets-minimal")?;
     let lease = objects.iter().find(|it| it["kind"] == "Lease").context("no lease")?;
     assert_eq!(lease["spec"], Value::Null);
-    let named = settings_in(&objects)?.context("no settings")?.cluster.lease.context("no lease")?;
+    let named = settings_in(objects)?.context("no settings")?.cluster.lease.context("no lease")?;
     assert_eq!(lease["metadata"]["name"], named.name);
     assert_eq!(lease["metadata"]["namespace"], named.namespace);
     Ok(())
@@ -504,7 +506,7 @@ fn every_cloud_finds_the_identity_where_it_looks() -> Result<()> {
     let account = |name: &str| -> Result<Value> {
         let objects = rendered(name)?;
         let account = objects.iter().find(|it| it["kind"] == "ServiceAccount").context("none")?;
-        let pod = &workload(&objects)?["spec"]["template"]["spec"];
+        let pod = &workload(objects)?["spec"]["template"]["spec"];
         assert_eq!(pod["serviceAccountName"], account["metadata"]["name"]);
         Ok(account["metadata"]["annotations"].clone())
     };
@@ -801,6 +803,9 @@ fn what_a_schema_cannot_say_is_refused_with_what_to_write() -> Result<()> {
     }
     let said = fails(helm("template")?.args(["demo", CHART]))?;
     ensure!(said.contains("`mode` is \"\""), "{said}");
+    let mut old = template(&values("secrets-minimal"))?;
+    let said = fails(old.args(["--kube-version", "1.28.9"]))?;
+    ensure!(said.contains("requires kubeVersion"), "{said}");
     Ok(())
 }
 
@@ -887,9 +892,10 @@ fn the_helm_commands_in_the_documents_work() -> Result<()> {
         ["charts/freshcreds/README.md", "docs/kubernetes.md", "examples/kubernetes/README.md"]
     {
         for command in commands_of_the_shell(&read(document)?) {
-            let is_ours =
-                command.starts_with("helm install ") || command.starts_with("helm upgrade ");
-            if !is_ours || !command.contains(CHART) {
+            // What upgrades by the values of before needs a cluster.
+            let is_whole = command.starts_with("helm install ")
+                || command.starts_with("helm upgrade --install ");
+            if !is_whole || !command.contains(CHART) {
                 continue;
             }
             count += 1;
@@ -917,12 +923,12 @@ fn the_helm_commands_in_the_documents_work() -> Result<()> {
 #[test]
 fn the_notes_of_each_mode_say_what_to_do_next() -> Result<()> {
     let home = tempfile::tempdir()?;
-    for values in sets_of_values()? {
+    for set in sets()? {
         let mut command = helm("install")?;
         command.env("HOME", home.path()).args(["demo", CHART, "--dry-run=client", "--values"]);
-        let said = succeeds(command.arg(&values))?;
+        let said = succeeds(command.arg(values(&set.name)))?;
         let (_, notes) = said.split_once("NOTES:").context("no notes")?;
-        let mode = mode_of(&values)?;
+        let mode = &set.mode;
         let wanted: &[&str] = match mode.as_str() {
             "secrets" => &["rollout status deployment/", "logs deployment/", "freshcreds/owner="],
             "node" => &["rollout status daemonset/", "enforce=privileged", "leaves the entries"],
@@ -1065,401 +1071,4 @@ fn the_settings_of_other_programs_in_the_examples_parse() -> Result<()> {
     assert_eq!(registry["credentials"], format!("pullsecret:{name}"));
     ensure!(registry["credsexpire"].is_string(), "it would keep the first token for ever");
     Ok(())
-}
-
-// --- what the tests ask -----------------------------------------------------------------------------------------
-
-const CHART: &str = "charts/freshcreds";
-const EXAMPLES: &str = "examples/kubernetes";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The oldest Kubernetes that the chart is for.
-const OLDEST: &str = "1.29";
-/// Where a sidecar's containers see the credentials.
-const FOLDER: &str = "/var/run/freshcreds";
-/// Where the program is in the image.
-const INSTALLED: &str = "/usr/local/bin/freshcreds";
-/// What the table of values in the README stands between.
-const BEGIN: &str = "<!-- values, by `make manual` -->\n";
-const END: &str = "\n<!-- end of values -->";
-
-fn sets_of_values() -> Result<Vec<PathBuf>> {
-    let mut sets = Vec::new();
-    for entry in fs::read_dir(root().join(CHART).join("ci"))? {
-        sets.push(entry?.path());
-    }
-    sets.sort();
-    ensure!(sets.len() >= 12, "only {} sets of values", sets.len());
-    Ok(sets)
-}
-
-fn values(name: &str) -> PathBuf {
-    root().join(CHART).join(format!("ci/{name}-values.yaml"))
-}
-
-fn mode_of(values: &Path) -> Result<String> {
-    Ok(text(&documents(&read_file(values)?)?.remove(0)["mode"])?.to_owned())
-}
-
-fn defaults() -> Result<Value> {
-    Ok(documents(&read(&format!("{CHART}/values.yaml"))?)?.remove(0))
-}
-
-fn template(values: &Path) -> Result<Command> {
-    let mut command = helm("template")?;
-    command.args(["demo", CHART, "--namespace", "demo", "--values"]).arg(values);
-    Ok(command)
-}
-
-/// The chart as Kubernetes gets it.
-fn render(values: &Path) -> Result<String> {
-    succeeds(&mut template(values)?)
-}
-
-fn rendered(name: &str) -> Result<Vec<Value>> {
-    documents(&render(&values(name))?)
-}
-
-/// A copy of the example that has the chart as a dependency, with that dependency in place.
-fn parent_chart() -> Result<(PathBuf, tempfile::TempDir)> {
-    let kept = tempfile::tempdir()?;
-    let parent = kept.path().join(EXAMPLES).join("sidecar");
-    copy(&root().join(CHART), &kept.path().join(CHART))?;
-    copy(&root().join(EXAMPLES).join("sidecar"), &parent)?;
-    succeeds(&mut dependencies_of(&parent)?)?;
-    Ok((parent, kept))
-}
-
-fn dependencies_of(parent: &Path) -> Result<Command> {
-    let mut command = helm("dependency")?;
-    command.arg("build").arg(parent);
-    Ok(command)
-}
-
-fn template_of(parent: &Path) -> Result<Command> {
-    let mut command = helm("template")?;
-    command.arg("demo").arg(parent).args(["--namespace", "demo"]);
-    Ok(command)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), to)?;
-        }
-    }
-    Ok(())
-}
-
-/// The three newest versions that kubernetes-validate knows, the newest last.
-fn versions() -> Result<Vec<String>> {
-    let libraries = repository::tool("lint/lib")?;
-    let python = fs::read_dir(&libraries)?.next().context("no python")??.path();
-    let schemas = python.join("site-packages/kubernetes_validate/kubernetes-json-schema");
-    let mut minors = BTreeSet::new();
-    for entry in fs::read_dir(&schemas)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let minor = name.strip_prefix("v1.").and_then(|it| it.strip_suffix(".0-local-strict"));
-        minors.extend(minor.and_then(|it| it.parse::<u32>().ok()));
-    }
-    let newest: Vec<_> = minors.into_iter().rev().take(3).map(|it| format!("1.{it}")).collect();
-    ensure!(newest.len() == 3, "these are the versions: {newest:?}");
-    Ok(newest.into_iter().rev().collect())
-}
-
-fn accepted_by(version: &str, files: &[PathBuf]) -> Result<()> {
-    let mut command = tool("kubernetes-validate")?;
-    command.args(["--strict", "--kubernetes-version", version]).args(files);
-    succeeds(&mut command).with_context(|| format!("Kubernetes {version}")).map(drop)
-}
-
-/// What is of Kubernetes itself; custom resources are judged by their own tests.
-fn is_in_the_schemas(object: &Value) -> bool {
-    let version = object["apiVersion"].as_str().unwrap_or_default();
-    let group = version.split_once('/').map_or("", |(group, _)| group);
-    object["kind"].is_string() && (!group.contains('.') || group.ends_with(".k8s.io"))
-}
-
-fn write_for_the_schemas(file: &Path, objects: &[Value]) -> Result<()> {
-    let known = objects.iter().filter(|it| is_in_the_schemas(it)).cloned();
-    let known = known.map(|mut object| {
-        // The pod of an agent gets its name from whoever starts it.
-        let name = &mut object["metadata"]["name"];
-        if name.is_null() {
-            *name = "unnamed".into();
-        }
-        object.to_string()
-    });
-    put(file, &known.collect::<Vec<_>>().join("\n---\n"))
-}
-
-/// What is rendered as the settings file, if anything is.
-fn config_in(objects: &[Value]) -> Option<&str> {
-    objects.iter().find_map(|it| it["data"]["config.toml"].as_str())
-}
-
-/// The same as this program understands it.
-fn settings_in(objects: &[Value]) -> Result<Option<Settings>> {
-    let Some(config) = config_in(objects) else { return Ok(None) };
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("config.toml");
-    put(&path, config)?;
-    let options = Options { docker_config_folder: Some(FOLDER.into()), ..Options::default() };
-    let settings = File::read(&path).map(|file| Settings::new(&options, &file));
-    Ok(Some(settings.with_context(|| config.to_owned())?.with_context(|| config.to_owned())?))
-}
-
-/// The commands of this program in what a pod is told to do.
-fn commands_in(object: &Value) -> Result<BTreeSet<String>> {
-    let mut seen = BTreeSet::new();
-    let mut rest = vec![object];
-    while let Some(value) = rest.pop() {
-        rest.extend(value.as_array().into_iter().flatten());
-        rest.extend(value.as_object().into_iter().flat_map(Map::values));
-        let image = value["image"].as_str().unwrap_or_default();
-        let name = image.rsplit('/').next().unwrap_or_default();
-        if name.split([':', '@']).next() == Some("freshcreds") {
-            let args = list(&value["args"]).iter().filter_map(Value::as_str);
-            seen.insert(parsed(args)?);
-            let is_this_one = image.ends_with(&format!(":{VERSION}")) || image.contains('@');
-            ensure!(is_this_one, "{image} is another version");
-            for variable in list(&value["env"]) {
-                let name = text(&variable["name"])?;
-                let is_known = !name.starts_with("FRESHCREDS_") || variables().contains(name);
-                ensure!(is_known, "there is no variable {name}");
-            }
-        }
-        let probe = list(&value["exec"]["command"]);
-        if let Some((program, args)) = probe.split_first() {
-            ensure!(program == INSTALLED, "{program} is not in the image");
-            seen.insert(parsed(args.iter().filter_map(Value::as_str))?);
-        }
-    }
-    Ok(seen)
-}
-
-fn parsed<'a>(args: impl Iterator<Item = &'a str>) -> Result<String> {
-    let cli = Cli::try_parse_from(["freshcreds"].into_iter().chain(args))?;
-    let name = match cli.command {
-        cli::Command::Run(_) => "run",
-        cli::Command::Once(_) => "once",
-        cli::Command::Check(_) => "check",
-        cli::Command::Logout => "logout",
-        cli::Command::Doctor(_) => "doctor",
-        cli::Command::Status(_) => "status",
-    };
-    Ok(name.to_owned())
-}
-
-/// The variables that the program knows.
-fn variables() -> BTreeSet<String> {
-    let mut command = Cli::command();
-    command.build();
-    let commands = std::iter::once(&command).chain(command.get_subcommands());
-    let arguments = commands.flat_map(clap::Command::get_arguments);
-    arguments.filter_map(|it| it.get_env()?.to_str().map(str::to_owned)).collect()
-}
-
-/// What the roles of a release grant, a line for each rule.
-fn grants(objects: &[Value]) -> Result<Vec<String>> {
-    let mut grants = Vec::new();
-    for role in objects {
-        let place = match text(&role["kind"])? {
-            "Role" => format!("in {}", text(&role["metadata"]["namespace"])?),
-            "ClusterRole" => "everywhere".to_owned(),
-            _ => continue,
-        };
-        // Without a binding it would grant nothing, and with another account somebody else.
-        let binding = objects.iter().find(|it| {
-            it["roleRef"]["name"] == role["metadata"]["name"]
-                && it["roleRef"]["kind"] == role["kind"]
-                && it["metadata"]["namespace"] == role["metadata"]["namespace"]
-        });
-        let binding = binding.with_context(|| format!("nobody is given the role {place}"))?;
-        let account = &workload(objects)?["spec"]["template"]["spec"]["serviceAccountName"];
-        let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": "demo"}]);
-        assert_eq!(binding["subjects"], subject);
-        for rule in list(&role["rules"]) {
-            let words = |key: &str| -> Result<String> {
-                let words = list(&rule[key]).iter().map(text).collect::<Result<Vec<_>>>()?;
-                Ok(sorted(words).join(","))
-            };
-            let group = if words("resources")? == "leases" { "coordination.k8s.io" } else { "" };
-            assert_eq!(rule["apiGroups"], json!([group]));
-            let of = match words("resourceNames")?.as_str() {
-                "" => String::new(),
-                names => format!(" of {names}"),
-            };
-            grants.push(format!("{place}: {} {}{of}", words("resources")?, words("verbs")?));
-        }
-    }
-    Ok(sorted(grants))
-}
-
-fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
-    list.sort();
-    list
-}
-
-/// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
-fn is_restricted(pod: &Value) -> Result<()> {
-    for key in ["hostNetwork", "hostPID", "hostIPC"] {
-        ensure!(pod[key].is_null(), "{key} in {pod}");
-    }
-    for volume in list(&pod["volumes"]) {
-        let kinds = ["configMap", "emptyDir", "projected", "secret", "downwardAPI"];
-        ensure!(kinds.iter().any(|kind| !volume[kind].is_null()), "{volume}");
-    }
-    let whole = &pod["securityContext"];
-    for container in containers(pod) {
-        let own = &container["securityContext"];
-        let either = |key: &str| if own[key].is_null() { &whole[key] } else { &own[key] };
-        ensure!(either("runAsNonRoot") == true, "may be root: {container}");
-        ensure!(either("runAsUser") != 0, "is root: {container}");
-        ensure!(either("seccompProfile")["type"] == "RuntimeDefault", "{container}");
-        ensure!(own["allowPrivilegeEscalation"] == false, "{container}");
-        ensure!(own["capabilities"] == json!({"drop": ["ALL"]}), "{container}");
-        ensure!(own["privileged"].is_null(), "{container}");
-        // Beyond the standard.
-        ensure!(own["readOnlyRootFilesystem"] == true, "{container}");
-    }
-    Ok(())
-}
-
-/// The pods in objects of every kind that has any.
-fn pods(objects: &[Value]) -> Vec<&Value> {
-    let pod = |object: &'_ Value| match object["kind"].as_str() {
-        Some("Pod") => Some("/spec"),
-        Some("Deployment" | "DaemonSet" | "Job") => Some("/spec/template/spec"),
-        _ => None,
-    };
-    objects.iter().filter_map(|object| object.pointer(pod(object)?)).collect()
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    list(&pod["initContainers"]).iter().chain(list(&pod["containers"]))
-}
-
-/// What has the pods.
-fn workload(objects: &[Value]) -> Result<&Value> {
-    let is_it = |it: &&Value| it["kind"] == "Deployment" || it["kind"] == "DaemonSet";
-    objects.iter().find(is_it).context("no workload")
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> Result<&str> {
-    value.as_str().with_context(|| format!("no text: {value}"))
-}
-
-fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
-    let variables = list(&container["env"]);
-    variables.iter().find(|it| it["name"] == name).map_or(&Value::Null, |it| &it["value"])
-}
-
-/// The manifests of the examples; charts, and values for charts, are no manifests.
-fn examples() -> Result<Vec<(PathBuf, Vec<Value>)>> {
-    let mut examples = Vec::new();
-    for folder in fs::read_dir(root().join(EXAMPLES))? {
-        let folder = folder?.path();
-        if !folder.is_dir() || folder.join("Chart.yaml").exists() {
-            continue;
-        }
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
-            if is_yaml && !path.to_string_lossy().ends_with("values.yaml") {
-                let shown = path.strip_prefix(root())?.to_owned();
-                examples.push((shown, documents(&read_file(&path)?)?));
-            }
-        }
-    }
-    ensure!(examples.len() >= 4, "only {} manifests", examples.len());
-    Ok(examples)
-}
-
-/// The values for our chart in the examples.
-fn values_in_examples() -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for folder in fs::read_dir(root().join(EXAMPLES))? {
-        let path = folder?.path().join("freshcreds-values.yaml");
-        if path.exists() {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
-fn values_of(example: &str) -> Result<Value> {
-    let path = format!("{EXAMPLES}/{example}/freshcreds-values.yaml");
-    Ok(documents(&read(&path)?)?.remove(0))
-}
-
-/// The commands in a document's blocks for a shell, each on one line.
-fn commands_of_the_shell(document: &str) -> Vec<String> {
-    let mut commands = Vec::new();
-    let mut is_in_one = false;
-    for line in document.replace("\\\n", " ").lines() {
-        if line.contains("```") {
-            is_in_one = line.ends_with("```console") || line.ends_with("```sh");
-        } else if is_in_one {
-            commands.push(line.trim_start_matches(['$', ' ']).to_owned());
-        }
-    }
-    commands
-}
-
-// --- how they ask -------------------------------------------------------------------------------------------------
-
-/// Writes what is generated if `FRESHCREDS_WRITE` is set (`make manual`).
-fn write_if_asked(path: &Path, text: &str) -> Result<()> {
-    if std::env::var_os("FRESHCREDS_WRITE").is_some() { replace(path, text) } else { Ok(()) }
-}
-
-fn replace(path: &Path, text: &str) -> Result<()> {
-    fs::remove_file(path)?;
-    put(path, text)
-}
-
-fn read_file(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn helm(verb: &str) -> Result<Command> {
-    let mut command = tool("helm")?;
-    // No cluster and no plugin of whoever runs the tests.
-    command.arg(verb).env("KUBECONFIG", "/dev/null").env("HELM_PLUGINS", "/nowhere");
-    Ok(command)
-}
-
-/// A tool that `make setup` puts below `target/tools`.
-fn tool(name: &str) -> Result<Command> {
-    let mut command = Command::new(repository::tool(&format!("bin/{name}"))?);
-    command.current_dir(root());
-    Ok(command)
-}
-
-/// A program of the system.
-fn system(name: &str) -> Command {
-    Command::new(name)
-}
-
-fn succeeds(command: &mut Command) -> Result<String> {
-    match outcome(command)? {
-        (true, said) => Ok(said),
-        (false, said) => bail!("{command:?} fails:\n{said}"),
-    }
-}
-
-fn fails(command: &mut Command) -> Result<String> {
-    match outcome(command)? {
-        (false, said) => Ok(said),
-        (true, said) => bail!("{command:?} should have failed:\n{said}"),
-    }
 }

@@ -138,8 +138,8 @@ true
 {{- define "freshcreds.filesVolume" -}}
 - name: freshcreds-files
   projected:
-    {{- /* Readable for the pod's group, and nobody else. */}}
-    defaultMode: 0440
+    {{- /* For whoever mounts it, which is freshcreds alone: a pod need not have an fsGroup. */}}
+    defaultMode: 0444
     sources:
       {{- if .Values.settings }}
       - configMap:
