@@ -1,6 +1,7 @@
 //! Builds the parts, starts the tasks, and ends them in order.
 
 mod crew;
+mod part;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::crew::Crew;
+use self::part::Part;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{Address, Bound};
@@ -60,11 +62,14 @@ pub async fn run(
     let stop_telling = CancellationToken::new();
     let telling = notify::keep_telling(Arc::clone(&status), clock.clone(), stop_telling.clone());
     let telling = crew.watch(&stop_telling, telling);
-    go_on(&mut crew, &mut signals, settings, reload).await;
+    let mut part = Part::of(&crew, settings);
+    go_on(&mut crew, &mut part, &mut signals, settings, reload).await;
     let ended_by_itself = crew.is_broken();
     notify::stopping();
     let orderly = async {
         crew.end().await;
+        // Nobody else may begin before.
+        part.end(&crew).await;
         stop_telling.cancel();
         // As below.
         let _ = telling.await;
@@ -90,6 +95,7 @@ pub async fn run(
 /// Goes by the settings until a signal ends it, or a loop ends that should not.
 async fn go_on(
     crew: &mut Crew,
+    part: &mut Part,
     signals: &mut Signals,
     settings: &Settings,
     reload: &dyn Fn() -> Result<Settings, String>,
@@ -106,8 +112,10 @@ async fn go_on(
         registries = settings.registries.len(),
         issuers = settings.sources().len(),
         targets = ?settings.targets.iter().map(|target| &target.path).collect::<Vec<_>>(),
+        secrets = ?settings.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
         "started"
     );
+    let mut newest = None::<Settings>;
     let status = Arc::clone(&crew.status);
     let mut first_pass = std::pin::pin!(first_pass(&status));
     let mut is_first = true;
@@ -125,7 +133,7 @@ async fn go_on(
                     tokio::select! {
                         biased;
                         name = signals.stopped() => return stopping(name),
-                        () = change(crew, settings, reload) => {}
+                        changed = change(crew, settings, reload) => newest = changed.or(newest),
                     }
                     if !is_first {
                         notify::ready();
@@ -133,6 +141,14 @@ async fn go_on(
                 }
             },
             () = crew.broken() => return,
+            standing = part.changed() => {
+                let settings = newest.as_ref().unwrap_or(settings);
+                tokio::select! {
+                    biased;
+                    name = signals.stopped() => return stopping(name),
+                    () = part.heed(crew, &standing, settings) => {}
+                }
+            }
             () = &mut first_pass, if is_first => {
                 is_first = false;
                 notify::ready();
@@ -154,13 +170,18 @@ async fn stopped_again(signals: &mut Signals, clock: &Clock) -> &'static str {
 }
 
 /// Goes by new settings, if they mean something.
-async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<Settings, String>) {
+async fn change(
+    crew: &mut Crew,
+    first: &Settings,
+    reload: &dyn Fn() -> Result<Settings, String>,
+) -> Option<Settings> {
     match reload() {
         Ok(settings) => {
             for (key, has_changed) in [
                 ("listen", settings.listen != first.listen),
                 ("allowed_hosts", settings.allowed_hosts != first.allowed_hosts),
                 ("log_format or log_level", settings.log != first.log),
+                ("lease", settings.cluster.lease != first.cluster.lease),
             ] {
                 if has_changed {
                     warn!(key, "this setting has changed, which only a restart heeds");
@@ -172,12 +193,15 @@ async fn change(crew: &mut Crew, first: &Settings, reload: &dyn Fn() -> Result<S
                 signal = "SIGHUP",
                 registries = settings.registries.len(),
                 targets = settings.targets.len(),
+                secrets = settings.secrets.len(),
                 "going by the new settings"
             );
+            Some(settings)
         }
         Err(error) => {
             error!(signal = "SIGHUP", %error, "the new settings mean nothing, so the old ones stay");
             crew.status.set_bad_settings(Some(error));
+            None
         }
     }
 }
@@ -197,6 +221,8 @@ pub async fn once(
     let mut crew = Crew::new(clock, Metrics::new());
     let status = Arc::clone(&crew.status);
     let (refreshes, targets, hooks) = crew.once(settings);
+    #[cfg(feature = "kubernetes")]
+    let keepers = crew.keepers_once(settings);
     let until = clock.now() + wait;
     let pass = async {
         let mut fetching = JoinSet::new();
@@ -209,6 +235,10 @@ pub async fn once(
             writing.spawn(async move { target.run_once().await });
         }
         while writing.join_next().await.is_some() {}
+        #[cfg(feature = "kubernetes")]
+        for mut keeper in keepers {
+            keeper.run_once().await;
+        }
         for mut hook in hooks {
             hook.run_once(&CancellationToken::new()).await;
         }

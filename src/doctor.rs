@@ -9,11 +9,15 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost};
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes::Link;
 use crate::registry::{Answer, Registries, Verifier};
 use crate::sources::{FetchError, Kind, Origin};
 use crate::status::Verdict;
 use crate::targets::document::Document;
 use crate::targets::obstacles::obstacles;
+#[cfg(feature = "kubernetes")]
+use crate::targets::secrets;
 use crate::targets::{Options, Write, file, replace};
 
 /// What is so with one step.
@@ -71,8 +75,39 @@ pub async fn examine(settings: &Settings, clock: &Clock) -> Findings {
         // Only a panic gets here, which ends the program where it is released.
         checks.extend(looking.await.unwrap_or_default());
     }
+    #[cfg(feature = "kubernetes")]
+    for secret in &settings.secrets {
+        checks.push(rights(secret, settings, clock).await);
+    }
     let worst = checks.iter().map(|finding| finding.status).max();
     Findings { version: 1, status: worst.unwrap_or(Verdict::Pass), checks }
+}
+
+/// Whether a Secret could be kept in the cluster.
+#[cfg(feature = "kubernetes")]
+async fn rights(secret: &secrets::Options, settings: &Settings, clock: &Clock) -> Finding {
+    let link = Link::new(settings.cluster.access.clone(), clock.clone(), Arc::new(|_, _| {}));
+    let finding = |status, message, hint| Finding {
+        subject: format!("secret/{}", secret.name),
+        check: "rights",
+        status,
+        message,
+        hint,
+    };
+    match secrets::rights::missing(&link, secret, settings.cluster.lease.as_ref()).await {
+        Ok(missing) if missing.is_empty() => {
+            let message = "the API server allows all that it takes".to_owned();
+            finding(Verdict::Pass, message, None)
+        }
+        Ok(missing) => {
+            let message = format!("the API server does not allow to {}", missing.join(", nor to "));
+            let hint = "allow it to this identity by a Role or ClusterRole; the chart has the least that it takes";
+            finding(Verdict::Fail, message, Some(hint.to_owned()))
+        }
+        Err(refusal) => {
+            finding(Verdict::Fail, refusal.to_string(), Some(refusal.kind().remedy().to_owned()))
+        }
+    }
 }
 
 impl Findings {

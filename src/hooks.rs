@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::program::{Group, ended, kept_environment};
-use crate::status::{Failing, State, Status};
+use crate::status::{Failing, State, Status, TargetName};
 use crate::targets::file::{self, FileError};
 use crate::targets::replace::Attributes;
 use crate::trouble;
@@ -110,7 +110,7 @@ pub struct Hook {
     clock: Clock,
     status: Arc<Status>,
     /// How often each target had been written when it ran last.
-    seen: Vec<(PathBuf, u64)>,
+    seen: Vec<(TargetName, u64)>,
 }
 
 impl Hook {
@@ -164,7 +164,7 @@ impl Hook {
         }
     }
 
-    async fn act(&self, changed: &[PathBuf]) {
+    async fn act(&self, changed: &[TargetName]) {
         let started = self.clock.monotonic();
         let result = match &self.options.action {
             Action::Run { program, arguments } => {
@@ -199,23 +199,30 @@ impl Hook {
 }
 
 /// How often each target of a hook has been written.
-fn writes(options: &Options, state: &State) -> Vec<(PathBuf, u64)> {
+fn writes(options: &Options, state: &State) -> Vec<(TargetName, u64)> {
     let targets = state.targets.iter();
-    let is_meant = |path: &PathBuf| options.targets.is_empty() || options.targets.contains(path);
+    let is_meant = |name: &TargetName| {
+        options.targets.is_empty()
+            || matches!(name, TargetName::File(path) if options.targets.contains(path))
+    };
     targets
-        .filter(|target| is_meant(&target.path) && target.writes > 0)
-        .map(|target| (target.path.clone(), target.writes))
+        .filter(|target| is_meant(&target.name) && target.writes > 0)
+        .map(|target| (target.name.clone(), target.writes))
         .collect()
 }
 
 async fn run(
     program: &str,
     arguments: &[String],
-    changed: &[PathBuf],
+    changed: &[TargetName],
     limit: Duration,
 ) -> Result<(), HookError> {
     let cannot_run = |source| HookError::CannotRun { program: program.to_owned(), source };
-    let changed: Vec<_> = changed.iter().map(|path| path.clone().into_os_string()).collect();
+    let shown = |name: &TargetName| match name {
+        TargetName::File(path) => path.clone().into_os_string(),
+        TargetName::Secret(_) => name.to_string().into(),
+    };
+    let changed: Vec<_> = changed.iter().map(shown).collect();
     let changed = changed.join::<&std::ffi::OsStr>("\n".as_ref());
     let mut child = Command::new(program)
         .args(arguments)

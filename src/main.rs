@@ -3,19 +3,27 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+#[cfg(feature = "kubernetes")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use freshcreds::cli::{CheckArguments, Cli, Command, Common, LogFormat, LogLevel, StatusArguments};
 use freshcreds::clock::Clock;
+#[cfg(feature = "kubernetes")]
+use freshcreds::config::settings::Cluster;
 use freshcreds::config::{BadFile, File, Settings, settings};
 use freshcreds::credential::RegistryHost;
 use freshcreds::daemon::{self, DaemonError};
 use freshcreds::http::Address;
+#[cfg(feature = "kubernetes")]
+use freshcreds::kubernetes::Link;
 use freshcreds::log::Log;
 use freshcreds::metrics::Metrics;
 use freshcreds::status::{Report, Verdict};
 use freshcreds::table::{self, Page};
+#[cfg(feature = "kubernetes")]
+use freshcreds::targets::secrets;
 use freshcreds::watch::{self, Form};
 use freshcreds::{doctor, http, log, process, targets};
 
@@ -87,7 +95,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 let is_well = findings.status != Verdict::Fail;
                 Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
             }
-            Command::Logout => logout(common, &file).await,
+            Command::Logout => logout(common, &file, &clock).await,
             Command::Check(arguments) => check(common, &file, arguments, &clock).await,
             Command::Status(arguments) => status(common, &file, arguments, &clock).await,
         }
@@ -132,7 +140,7 @@ fn value<T: ValueEnum>(key: &str, text: &str) -> Result<T, Failure> {
 }
 
 /// Removes what we wrote, if no daemon would write it again.
-async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
+async fn logout(common: &Common, file: &File, clock: &Clock) -> Result<ExitCode, Failure> {
     let options = common.options(&[]);
     if let Ok(Some(address)) = settings::listen(&options, file)
         && let address = address.reachable()
@@ -141,6 +149,14 @@ async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
         return Err(failed(format!(
             "a daemon answers on {address}, which would write the entries again: stop it first"
         )));
+    }
+    let has_secrets = file.kubernetes.is_some() || !file.image_pull_secret.is_empty();
+    if has_secrets {
+        let settings = Settings::new(&options, file).map_err(wrong)?;
+        log_out_of_the_cluster(&settings, clock).await?;
+        if settings.targets.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     let targets = settings::targets(&options, file).map_err(wrong)?;
     let memory = settings::memory(&options, file).map_err(wrong)?;
@@ -166,6 +182,31 @@ async fn logout(common: &Common, file: &File) -> Result<ExitCode, Failure> {
         print(&mut io::stderr(), &text);
     }
     Ok(code)
+}
+
+/// Removes our Secrets from the cluster.
+#[cfg(feature = "kubernetes")]
+async fn log_out_of_the_cluster(settings: &Settings, clock: &Clock) -> Result<(), Failure> {
+    let Cluster { access, lease, owner } = &settings.cluster;
+    let link = Link::new(access.clone(), clock.clone(), Arc::new(|_, _| {}));
+    let removed = secrets::log_out(&link, lease.as_ref(), owner, &settings.secrets, clock).await;
+    match removed.map_err(failed)? {
+        0 => print(&mut io::stderr(), "the cluster has no Secret of ours"),
+        1 => print(&mut io::stderr(), "1 Secret of ours is removed from the cluster"),
+        count => {
+            print(
+                &mut io::stderr(),
+                &format!("{count} Secrets of ours are removed from the cluster"),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[expect(clippy::unused_async, reason = "with the feature it waits for the cluster")]
+async fn log_out_of_the_cluster(_: &Settings, _: &Clock) -> Result<(), Failure> {
+    Ok(())
 }
 
 /// Asks until the answer is good, or the time is over.

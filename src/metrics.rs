@@ -25,6 +25,8 @@ pub struct Metrics {
     overwrites: Family<TargetLabel, Counter>,
     merges: Family<TargetLabel, Counter>,
     hooks: Family<HookLabels, Counter>,
+    #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nobody calls a cluster"))]
+    cluster: Family<CallLabels, Counter>,
     gauges: Gauges,
 }
 
@@ -75,8 +77,24 @@ impl Metrics {
         );
         let hooks = Family::default();
         registry.register("hook", "Runs of a hook, by outcome", Family::clone(&hooks));
+        let cluster = Family::default();
+        registry.register(
+            "kubernetes_request",
+            "Calls of the cluster's API server, by method and by what came of them",
+            Family::clone(&cluster),
+        );
         let gauges = Gauges::new(&mut registry);
-        Self { registry, refreshes, fetch_duration, writes, overwrites, merges, hooks, gauges }
+        Self {
+            registry,
+            refreshes,
+            fetch_duration,
+            writes,
+            overwrites,
+            merges,
+            hooks,
+            cluster,
+            gauges,
+        }
     }
 
     /// Tells besides how many lines of the log had to be dropped, which `count` says.
@@ -120,6 +138,13 @@ impl Metrics {
         self.hooks.get_or_create(&HookLabels { hook: hook.to_owned(), outcome }).inc();
     }
 
+    /// Counts a call of a cluster's API server: its status, or why there was none.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn called(&self, method: &str, outcome: &str) {
+        let labels = CallLabels { method: method.to_owned(), outcome: outcome.to_owned() };
+        self.cluster.get_or_create(&labels).inc();
+    }
+
     /// What is to be set when somebody asks. What is no longer kept is gone from it.
     pub(crate) fn gauges(&self) -> &Gauges {
         self.gauges.clear();
@@ -149,6 +174,8 @@ pub(crate) struct Gauges {
     target_ready: Family<TargetLabel, Gauge>,
     in_the_way: Family<ObstacleLabels, Gauge>,
     hook_failing: Family<HookLabel, Gauge>,
+    namespaces: Family<NamespacesLabels, Gauge>,
+    leading: Family<LeaseLabel, Gauge>,
     settings_rejected: Gauge,
 }
 
@@ -178,6 +205,8 @@ impl Gauges {
             target_ready: Family::default(),
             in_the_way: Family::default(),
             hook_failing: Family::default(),
+            namespaces: Family::default(),
+            leading: Family::default(),
             settings_rejected: Gauge::default(),
         };
         registry.register("ready", "1 if /readyz answers 200", Gauge::clone(&gauges.ready));
@@ -244,6 +273,17 @@ impl Gauges {
             Family::clone(&gauges.hook_failing),
         );
         registry.register(
+            "namespaces",
+            "In how many namespaces an image pull secret is fresh, older, missing or foreign, and in \
+             how many of them it failed when it was tried last",
+            Family::clone(&gauges.namespaces),
+        );
+        registry.register(
+            "leading",
+            "1 if it is this one of several replicas that fetches and writes",
+            Family::clone(&gauges.leading),
+        );
+        registry.register(
             "settings_rejected",
             "1 if the newest settings mean nothing, so that those before are gone by",
             Gauge::clone(&gauges.settings_rejected),
@@ -262,6 +302,8 @@ impl Gauges {
         self.target_ready.clear();
         self.in_the_way.clear();
         self.hook_failing.clear();
+        self.namespaces.clear();
+        self.leading.clear();
     }
 
     pub(crate) fn set_process(&self, is_ready: bool, is_rejected: bool, started: SystemTime) {
@@ -301,6 +343,19 @@ impl Gauges {
             let labels = ObstacleLabels { target: target.to_owned(), kind };
             self.in_the_way.get_or_create(&labels).inc();
         }
+    }
+
+    pub(crate) fn set_namespaces(&self, target: &str, states: [(&'static str, usize); 5]) {
+        for (state, count) in states {
+            let labels = NamespacesLabels { target: target.to_owned(), state };
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.namespaces.get_or_create(&labels).set(count);
+        }
+    }
+
+    pub(crate) fn set_leading(&self, lease: &str, is_leading: bool) {
+        let label = LeaseLabel { lease: lease.to_owned() };
+        self.leading.get_or_create(&label).set(is_leading.into());
     }
 
     pub(crate) fn set_hook(&self, hook: &str, is_failing: bool) {
@@ -409,6 +464,23 @@ struct TargetLabel {
 struct ObstacleLabels {
     target: String,
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespacesLabels {
+    target: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabel {
+    lease: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: String,
+    outcome: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -35,6 +35,7 @@ pub fn page(report: &Report) -> String {
         troubles::section(report, moment.now),
         registries(report, &moment),
         targets(report, &moment),
+        secrets(report, &moment),
         hooks(report, &moment),
     ]
     .concat();
@@ -253,10 +254,18 @@ fn rest(report: &Report) -> String {
     let checks = &report.checks;
     let targets = checks.targets.iter().filter(|check| check.status != Verdict::Pass).count();
     let hooks = checks.hooks.iter().filter(|check| check.status != Verdict::Pass).count();
-    let is_many = targets + hooks + checks.settings.len() > 1;
+    let secrets = checks.secrets.iter().filter(|check| check.status != Verdict::Pass).count();
+    let leases = checks.elections.iter().filter(|check| check.status != Verdict::Pass).count();
+    let is_many = targets + secrets + leases + hooks + checks.settings.len() > 1;
     let mut parts = Vec::new();
     if targets > 0 {
         parts.push(count(targets, "file"));
+    }
+    if secrets > 0 {
+        parts.push(count(secrets, "secret"));
+    }
+    if leases > 0 {
+        parts.push("the lease".to_owned());
     }
     if hooks > 0 {
         parts.push(count(hooks, "hook"));
@@ -448,13 +457,71 @@ fn targets(report: &Report, at: &Moment<'_>) -> String {
     )
 }
 
-fn file(target: &TargetReport, at: &Moment<'_>) -> String {
-    let id = format!("file-{}", slug(&target.component_id));
-    let word = match target.status {
+/// The Secrets of a cluster, and who of several replicas keeps them.
+fn secrets(report: &Report, at: &Moment<'_>) -> String {
+    let mut secrets: Vec<&TargetReport> = report.checks.secrets.iter().collect();
+    secrets.sort_by_key(|target| std::cmp::Reverse(target.status));
+    if secrets.is_empty() {
+        return String::new();
+    }
+    let cards: String = secrets.iter().map(|target| secret(target, at)).collect();
+    let replica = report.checks.elections.first().map_or_else(String::new, |election| {
+        let words = match (&election.holder, election.leading) {
+            (_, true) => "This replica fetches and writes".to_owned(),
+            (Some(holder), false) => {
+                format!("This replica stands by; {} fetches and writes", escape(holder))
+            }
+            (None, false) => "This replica stands by; nobody has the lease".to_owned(),
+        };
+        format!("<p class=\"quiet\">{words} ({}).</p>", escape(&election.component_id))
+    });
+    format!(
+        "<section id=\"section-secrets\" aria-labelledby=\"secrets\"><h2 id=\"secrets\">Image pull \
+         secrets</h2>{replica}<div class=\"cards wide\">{cards}</div></section>"
+    )
+}
+
+fn secret(target: &TargetReport, at: &Moment<'_>) -> String {
+    let id = slug(&target.component_id);
+    let why = troubles::of_target(target)
+        .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
+    let counts = target.namespaces.map_or_else(String::new, |counts| {
+        [
+            ("Namespaces", counts.wanted),
+            ("Fresh there", counts.fresh),
+            ("Older there", counts.older),
+            ("Missing there", counts.missing),
+            ("Another's there", counts.foreign),
+            ("Failing there", counts.failing),
+        ]
+        .iter()
+        .map(|(what, count)| format!("<div><dt>{what}</dt><dd>{count}</dd></div>"))
+        .collect()
+    });
+    format!(
+        "<article class=\"card {}\" id=\"{id}\" aria-labelledby=\"{id}-path\">\
+                 <div class=\"top\"><h3 id=\"{id}-path\" class=\"path\">{}</h3>{}</div>{why}\
+                 <dl class=\"times\">{counts}<div><dt>Found in order</dt><dd>{}</dd></div>\
+                 <div><dt>Last written</dt><dd>{}</dd></div></dl></article>",
+        target.status.as_str(),
+        escape(&target.component_id),
+        badge(target.status, in_order(target.status)),
+        at.show(target.verified.as_ref()),
+        at.show(target.last_write.as_ref()),
+    )
+}
+
+fn in_order(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Pass => "in order",
         Verdict::Warn => "needs attention",
         Verdict::Fail => "not in order",
-    };
+    }
+}
+
+fn file(target: &TargetReport, at: &Moment<'_>) -> String {
+    let id = format!("file-{}", slug(&target.component_id));
+    let word = in_order(target.status);
     let why = troubles::of_target(target)
         .map_or_else(String::new, |why| format!("<p class=\"why\">{why}</p>"));
     let protection = target.protection.as_deref().unwrap_or("not written yet");

@@ -10,7 +10,7 @@ mod report;
 mod state;
 mod troubles;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,12 +23,15 @@ pub use self::history::{QUARTER, QUARTERS};
 pub use self::readiness::Judgement;
 use self::readiness::Moment;
 pub use self::report::{
-    Checks, CredentialReport, HookReport, NotKept, QuarterReport, Report, SettingsReport,
-    TargetReport, Trouble, Verdict, parse_time,
+    Checks, CredentialReport, ElectionReport, HookReport, NamespacesReport, NotKept, QuarterReport,
+    Report, SettingsReport, TargetReport, Trouble, Verdict, parse_time,
 };
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::state::{Counts, Election};
 pub(crate) use self::state::{
     Failing, Hook, InTheWay, Registry, SAME_EXPIRY, State, Target, Verified,
 };
+pub use self::state::{Named, TargetName};
 pub use self::troubles::{Thing, Wrong};
 use crate::clock::{Clock, SLICE};
 use crate::credential::{Lifetime, RegistryHost};
@@ -68,6 +71,8 @@ impl Status {
         targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
     ) -> Self {
         let status = Self::with(clock, Metrics::new());
+        let targets = targets.into_iter();
+        let targets = targets.map(|(path, reader)| Named::file(&path, reader));
         status.follow(registries, targets, []);
         status
     }
@@ -94,7 +99,7 @@ impl Status {
     pub(crate) fn follow(
         &self,
         registries: impl IntoIterator<Item = (RegistryHost, Origin)>,
-        targets: impl IntoIterator<Item = (PathBuf, &'static str)>,
+        targets: impl IntoIterator<Item = Named>,
         hooks: impl IntoIterator<Item = String>,
     ) {
         self.change(|state| {
@@ -105,10 +110,12 @@ impl Status {
                 state.registries.insert(host, known.unwrap_or_else(new));
             }
             let mut before = std::mem::take(&mut state.targets);
-            for (path, reader) in targets {
-                let known = before.iter().position(|target| target.path == path);
-                let known = known.map(|index| before.swap_remove(index)).unwrap_or_default();
-                state.targets.push(Target { path, reader, ..known });
+            for named in targets {
+                let known = before.iter().position(|target| target.name == named.name);
+                state.targets.push(match known.map(|index| before.swap_remove(index)) {
+                    Some(known) => Target { reader: named.reader, hosts: named.hosts, ..known },
+                    None => Target::new(named),
+                });
             }
             let mut before = std::mem::take(&mut state.hooks);
             for name in hooks {
@@ -294,12 +301,18 @@ impl Status {
     }
 
     /// Changes what is known about a target.
-    pub(crate) fn set_target(&self, path: &Path, change: impl FnOnce(&mut Target)) {
+    pub(crate) fn set_target(&self, name: &TargetName, change: impl FnOnce(&mut Target)) {
         self.change(|state| {
-            if let Some(target) = state.targets.iter_mut().find(|target| target.path == path) {
+            if let Some(target) = state.targets.iter_mut().find(|target| target.name == *name) {
                 change(target);
             }
         });
+    }
+
+    /// Changes what is known about the election; nothing if there is none.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn set_election(&self, election: Option<Election>) {
+        self.change(|state| state.election = election);
     }
 
     /// Changes what is known about a hook.
@@ -312,9 +325,13 @@ impl Status {
     }
 
     /// What is known about a target.
-    pub(crate) fn target<T>(&self, path: &Path, reader: impl FnOnce(&Target) -> T) -> Option<T> {
+    pub(crate) fn target<T>(
+        &self,
+        name: &TargetName,
+        reader: impl FnOnce(&Target) -> T,
+    ) -> Option<T> {
         let state = self.state.borrow();
-        state.targets.iter().find(|target| target.path == path).map(reader)
+        state.targets.iter().find(|target| target.name == *name).map(reader)
     }
 
     /// Changes when someone wants the targets to be looked at.
@@ -337,6 +354,9 @@ impl Status {
         // By the clock of then: it is a fact, and does not move when the clock is set.
         let is_rejected = state.bad_settings.is_some();
         gauges.set_process(judgement.is_ready, is_rejected, self.started_by_wall);
+        if let Some(election) = &state.election {
+            gauges.set_leading(&election.lease, election.is_leading);
+        }
         for hook in &state.hooks {
             gauges.set_hook(&hook.name, hook.failing.is_some());
         }
@@ -363,7 +383,11 @@ impl Status {
         for target in &state.targets {
             let is_ready = !readiness::lacks_any(target, &state, &at);
             let kinds = target.in_the_way.iter().map(|obstacle| obstacle.kind.as_str());
-            gauges.set_target(&target.path.display().to_string(), is_ready, kinds);
+            let name = target.name.to_string();
+            gauges.set_target(&name, is_ready, kinds);
+            if let Some(counts) = target.counts {
+                gauges.set_namespaces(&name, counts.by_state());
+            }
         }
         self.metrics.text()
     }

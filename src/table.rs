@@ -3,7 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::status::{CredentialReport, HookReport, Report, TargetReport, Verdict, parse_time};
+use crate::status::{
+    CredentialReport, ElectionReport, HookReport, Report, TargetReport, Verdict, parse_time,
+};
 
 mod columns;
 mod page;
@@ -72,6 +74,11 @@ fn sheet(report: &Report, page: &Page) -> Sheet {
     let mut targets: Vec<&TargetReport> = report.checks.targets.iter().collect();
     targets.sort_by_key(|check| std::cmp::Reverse(check.status));
     section(&mut rest, "FILES", targets.iter().flat_map(|check| target(check, now, page)));
+    let mut secrets: Vec<&TargetReport> = report.checks.secrets.iter().collect();
+    secrets.sort_by_key(|check| std::cmp::Reverse(check.status));
+    section(&mut rest, "SECRETS", secrets.iter().flat_map(|check| secret(check, now, page)));
+    let elections = report.checks.elections.iter();
+    section(&mut rest, "REPLICAS", elections.flat_map(|check| election(check, now, page)));
     let mut hooks: Vec<&HookReport> = report.checks.hooks.iter().collect();
     hooks.sort_by_key(|check| std::cmp::Reverse(check.status));
     section(&mut rest, "HOOKS", hooks.iter().flat_map(|check| hook(check, now, page)));
@@ -88,6 +95,8 @@ fn headline(report: &Report, page: &Page) -> Vec<Line> {
     let all = checks.credentials.len();
     let states = || {
         let files = checks.targets.iter().map(|check| check.status);
+        let secrets = checks.secrets.iter().map(|check| check.status);
+        let elections = checks.elections.iter().map(|check| check.status);
         let hooks = checks.hooks.iter().map(|check| check.status);
         let settings = checks.settings.iter().map(|check| check.status);
         checks
@@ -95,6 +104,8 @@ fn headline(report: &Report, page: &Page) -> Vec<Line> {
             .iter()
             .map(|check| check.status)
             .chain(files)
+            .chain(secrets)
+            .chain(elections)
             .chain(hooks)
             .chain(settings)
     };
@@ -137,6 +148,36 @@ fn target(check: &TargetReport, now: Option<SystemTime>, page: &Page) -> Vec<Lin
     facts.extend(check.protection.as_ref().map(|words| page.harmless(words)));
     facts.push(format!("in order {}", ago(check.verified.as_ref(), now)));
     facts.push(format!("written {}", ago(check.last_write.as_ref(), now)));
+    item(check.status, &check.component_id, &facts, page)
+}
+
+fn secret(check: &TargetReport, now: Option<SystemTime>, page: &Page) -> Vec<Line> {
+    let mut facts = Vec::new();
+    if let Some(counts) = check.namespaces {
+        facts.push(format!("fresh in {} of {} namespaces", counts.fresh, counts.wanted));
+        let others = [
+            (counts.older, "older"),
+            (counts.missing, "missing"),
+            (counts.foreign, "another's"),
+            (counts.failing, "failing"),
+        ];
+        let others = others.iter().filter(|(count, _)| *count > 0);
+        facts.extend(others.map(|(count, word)| format!("{count} {word}")));
+    }
+    facts.push(format!("in order {}", ago(check.verified.as_ref(), now)));
+    facts.push(format!("written {}", ago(check.last_write.as_ref(), now)));
+    item(check.status, &check.component_id, &facts, page)
+}
+
+fn election(check: &ElectionReport, now: Option<SystemTime>, page: &Page) -> Vec<Line> {
+    let who = match (&check.holder, check.leading) {
+        (_, true) => "this one fetches and writes".to_owned(),
+        (Some(holder), false) => {
+            format!("this one stands by, {} fetches and writes", page.harmless(holder))
+        }
+        (None, false) => "this one stands by, nobody has the lease".to_owned(),
+    };
+    let facts = [who, format!("since {}", ago(check.since.as_ref(), now))];
     item(check.status, &check.component_id, &facts, page)
 }
 

@@ -48,7 +48,7 @@ use self::watch::{Spot, Watch};
 use crate::clock::Clock;
 use crate::credential::{Credential, Lifetime, RegistryHost, Wanted};
 use crate::schedule::{self, Failure};
-use crate::status::{Failing, InTheWay, Status};
+use crate::status::{Failing, InTheWay, Status, TargetName};
 use crate::trouble;
 
 /// What the settings say about one target.
@@ -115,6 +115,7 @@ pub struct Shared {
 /// Keeps one file as it should be.
 pub struct Target {
     options: Options,
+    name: TargetName,
     shared: Shared,
     clock: Clock,
     status: Arc<Status>,
@@ -153,6 +154,7 @@ impl Target {
         dice: fastrand::Rng,
     ) -> Self {
         Self {
+            name: options.path.as_path().into(),
             options,
             shared,
             clock,
@@ -280,7 +282,7 @@ impl Target {
         match Watch::new(&self.spots) {
             Ok(watch) => {
                 self.watch = Some(watch);
-                self.status.set_target(&self.options.path, |target| target.is_polled = false);
+                self.status.set_target(&self.name, |target| target.is_polled = false);
                 true
             }
             // A folder was moved away since the look: it takes another one to know
@@ -292,7 +294,7 @@ impl Target {
             }
             Err(error) => {
                 self.watch = None;
-                self.status.set_target(&self.options.path, |target| target.is_polled = true);
+                self.status.set_target(&self.name, |target| target.is_polled = true);
                 if is_first_failure {
                     let target_file = self.options.path.display();
                     warn!(%target_file, %error, "the file cannot be watched, so it is polled");
@@ -304,7 +306,7 @@ impl Target {
 
     /// What the status knows about it.
     fn known<T>(&self, reader: impl FnOnce(&crate::status::Target) -> T) -> Option<T> {
-        self.status.target(&self.options.path, reader)
+        self.status.target(&self.name, reader)
     }
 
     /// Whether what failed last can be mended by whoever writes the file.
@@ -463,7 +465,7 @@ impl Target {
             // Who cannot read the file does not learn whom to ask instead.
             found.extend(self.stored.iter().map(|(host, stored)| (host.clone(), stored.expires)));
         }
-        self.status.set_target(&self.options.path, |target| {
+        self.status.set_target(&self.name, |target| {
             target.looked = Some(looked);
             target.found = found;
             target.in_the_way = in_the_way;

@@ -183,6 +183,35 @@ kinds! {
     NoPermission "no_permission"
         "set `owner` for the target"
 
+    // --- A cluster -------------------------------------------------------------------------
+    /// No way to the cluster.
+    ClusterAccess "cluster_access"
+        "mend the kubeconfig or what it names; in a pod, see whether the service account's token is mounted"
+    /// Nobody answers there.
+    ClusterUnreachable "cluster_unreachable"
+        "see whether this machine or pod reaches the API server: address, network policies, certificates"
+    /// Not allowed there.
+    ClusterDenied "cluster_denied"
+        "allow this service account what the message names (docs/kubernetes.md has the rules)"
+    /// It does not take what it was given.
+    ClusterRefused "cluster_refused"
+        "see what the message names: an admission policy, a quota, a selector that means nothing"
+    /// It has too much to do.
+    ClusterBusy "cluster_busy"
+        "nothing: it is asked again by itself; see what else calls the API server if it lasts"
+    /// A namespace that is named is not there.
+    NoNamespace "no_namespace"
+        "make the namespace, or take its name out of the settings"
+    /// Somebody else's Secret has the name of ours.
+    ForeignSecret "foreign_secret"
+        "remove or rename that Secret, or give ours another `name`"
+    /// Somebody has made a Secret of ours immutable.
+    ImmutableSecret "immutable_secret"
+        "delete that Secret: it is made again at once"
+    /// No Secret can be this large.
+    SecretTooLarge "secret_too_large"
+        "name fewer `registries` for it, and the others in a second [[image_pull_secret]]"
+
     // --- Others ----------------------------------------------------------------------------
     /// The newest settings mean nothing.
     BadSettings "bad_settings"

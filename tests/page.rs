@@ -205,7 +205,14 @@ fn report(credentials: Vec<CredentialReport>, targets: Vec<TargetReport>) -> Rep
         time: show(NOW),
         started: ago(17 * HOUR + 20 * MINUTE),
         output: Vec::new(),
-        checks: Checks { credentials, targets, hooks: Vec::new(), settings: Vec::new() },
+        checks: Checks {
+            credentials,
+            targets,
+            secrets: Vec::new(),
+            elections: Vec::new(),
+            hooks: Vec::new(),
+            settings: Vec::new(),
+        },
     }
 }
 
@@ -323,6 +330,7 @@ fn target(path: &str) -> TargetReport {
         status: Verdict::Pass,
         verified: Some(ago(SECOND)),
         last_write: Some(ago(11 * MINUTE)),
+        namespaces: None,
         reader: "docker".to_owned(),
         protection: Some("leased exchange".to_owned()),
         watched_by: "events".to_owned(),

@@ -314,7 +314,9 @@ pub enum BadSettings {
     )]
     LeaseForFiles(PathBuf),
     /// No secret to agree on.
-    #[error("`lease` in [kubernetes] is for an [[image_pull_secret]], and there is none: add one, or remove `lease`")]
+    #[error(
+        "`lease` in [kubernetes] is for an [[image_pull_secret]], and there is none: add one, or remove `lease`"
+    )]
     LeaseForNothing,
     /// A hook that does nothing, or two things.
     #[error(

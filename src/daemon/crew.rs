@@ -1,6 +1,9 @@
 //! The loops that run, each with what it was started for: new settings end those that
 //! have no place in them, start what is new, and leave the others alone.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+#[cfg(feature = "kubernetes")]
+pub(super) use self::cluster::Candidate;
+#[cfg(feature = "kubernetes")]
+use self::cluster::Cluster;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::credential::{Credential, RegistryHost, Wanted};
@@ -19,8 +26,9 @@ use crate::network::Network;
 use crate::refresh::{Assignment, Refresh};
 use crate::registry::{Registries, Verifier};
 use crate::sources::Origin;
-use crate::status::{Pulse, Registry, Status};
+use crate::status::{Named, Pulse, Registry, Status, TargetName};
 use crate::targets::memory::{Memory, Remembered};
+use crate::targets::obstacles::Reader;
 use crate::targets::{self, Options, Shared, Target};
 
 /// All loops of a daemon.
@@ -34,6 +42,8 @@ pub(super) struct Crew {
     dice: fastrand::Rng,
     issuers: BTreeMap<Origin, Asked>,
     files: Vec<Kept>,
+    #[cfg(feature = "kubernetes")]
+    cluster: Cluster,
     hooks: Vec<(hooks::Options, Task)>,
     /// Cancelled when a loop ends that should not.
     broken: CancellationToken,
@@ -78,6 +88,8 @@ impl Crew {
             dice: fastrand::Rng::new(),
             issuers: BTreeMap::new(),
             files: Vec::new(),
+            #[cfg(feature = "kubernetes")]
+            cluster: Cluster::default(),
             hooks: Vec::new(),
             broken: CancellationToken::new(),
             stop_asking: CancellationToken::new(),
@@ -90,9 +102,14 @@ impl Crew {
     pub(super) fn introduce(&self, settings: &Settings) {
         let registries = settings.registries.iter();
         let targets = settings.targets.iter();
+        let secrets = settings.secrets.iter().map(|secret| Named {
+            name: TargetName::Secret(secret.name.clone()),
+            reader: Reader::Kubelet.as_str(),
+            hosts: Some(secret.registries.iter().cloned().collect()),
+        });
         self.status.follow(
             registries.map(|registry| (registry.host.clone(), registry.origin.clone())),
-            targets.map(|target| (target.path.clone(), target.reader.as_str())),
+            targets.map(|target| Named::file(&target.path, target.reader.as_str())).chain(secrets),
             settings.hooks.iter().map(|hook| hook.name.clone()),
         );
     }
@@ -116,6 +133,22 @@ impl Crew {
         (refreshes, targets, hooks.collect())
     }
 
+    /// The registries that are asked for, by issuer: none where another replica does the work.
+    fn sources(&self, settings: &Settings) -> BTreeMap<Origin, Vec<RegistryHost>> {
+        if self.is_working(settings) { settings.sources() } else { BTreeMap::new() }
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn is_working(&self, settings: &Settings) -> bool {
+        settings.cluster.lease.is_none() || self.cluster.is_leading
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    #[expect(clippy::unused_self, reason = "with the feature it depends on the election")]
+    fn is_working(&self, _: &Settings) -> bool {
+        true
+    }
+
     /// Makes the loops those that the settings ask for.
     pub(super) async fn follow(&mut self, settings: &Settings) {
         let hooks = std::mem::take(&mut self.hooks);
@@ -129,13 +162,15 @@ impl Crew {
         let known = self.let_go(settings).await;
         self.introduce(settings);
         let (remembered, recalled) = self.recall(settings).await;
+        #[cfg(feature = "kubernetes")]
+        let recalled = self.follow_cluster(settings, recalled).await;
         self.take_on(settings, known, &remembered, recalled);
     }
 
     /// What earlier runs wrote, and what is still good of it for issuers that are new here.
     /// The disk may take its time, and nobody else is to wait for it.
     async fn recall(&self, settings: &Settings) -> (Remembered, BTreeMap<Origin, Credential>) {
-        let mut sources = settings.sources();
+        let mut sources = self.sources(settings);
         sources.retain(|origin, _| !self.issuers.contains_key(origin));
         let (targets, clock) = (settings.targets.clone(), self.clock.clone());
         let memory = settings.shared.memory.clone();
@@ -156,7 +191,7 @@ impl Crew {
     /// Ends the loops that have no place in the settings, and logs out what is gone. Gives
     /// what the ended ones had.
     async fn let_go(&mut self, settings: &Settings) -> BTreeMap<Origin, Credential> {
-        let sources = settings.sources();
+        let sources = self.sources(settings);
         let is_verified = is_verified(settings);
         let mut known = BTreeMap::new();
         let mut gone_hosts: Vec<RegistryHost> = Vec::new();
@@ -194,7 +229,9 @@ impl Crew {
                     && log_out(&kept.options, &kept.shared, is_logged_out).await
                 {
                     let now = self.clock.now();
-                    self.status.set_target(&kept.options.path, |target| target.wrote(now));
+                    self.status.set_target(&kept.options.path.as_path().into(), |target| {
+                        target.wrote(now)
+                    });
                 }
                 self.files.push(kept);
                 continue;
@@ -228,7 +265,7 @@ impl Crew {
             }
         }
         let is_verified = is_verified(settings);
-        for (origin, hosts) in settings.sources() {
+        for (origin, hosts) in self.sources(settings) {
             if !self.issuers.contains_key(&origin) {
                 let credential = known.remove(&origin).or_else(|| recalled.remove(&origin));
                 let (whom, all) = (origin.clone(), hosts.clone());
@@ -269,6 +306,8 @@ impl Crew {
         for kept in std::mem::take(&mut self.files) {
             kept.task.end(&self.status).await;
         }
+        #[cfg(feature = "kubernetes")]
+        self.end_cluster().await;
         self.stop_telling.cancel();
         for (_, task) in std::mem::take(&mut self.hooks) {
             task.end(&self.status).await;

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::status::Named;
 
 /// Two targets, a folder, and a hook that runs a script there.
 struct Bench {
@@ -40,14 +41,14 @@ impl Bench {
             limit: Duration::from_secs(1),
         };
         let known = [("gcr.io".parse().unwrap(), crate::sources::Origin::Google(None))];
-        let targets =
-            [(PathBuf::from("/one.json"), "docker"), (PathBuf::from("/two.json"), "podman")];
+        let targets = [("/one.json", "docker"), ("/two.json", "podman")]
+            .map(|(path, reader)| Named::file(Path::new(path), reader));
         self.status.follow(known, targets, [options.name.clone()]);
         Hook::new(options, Clock::system(), Arc::clone(&self.status))
     }
 
     fn write(&self, path: &str) {
-        self.status.set_target(Path::new(path), |target| target.writes += 1);
+        self.status.set_target(&Path::new(path).into(), |target| target.writes += 1);
     }
 
     fn read(&self, name: &str) -> String {

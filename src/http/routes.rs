@@ -181,7 +181,7 @@ async fn full_status(status: &Status, headers: &HeaderMap) -> Response<Full<Byte
     for check in &mut news.checks.credentials {
         (check.observed_value, check.usable_seconds) = (None, None);
     }
-    for check in &mut news.checks.targets {
+    for check in news.checks.targets.iter_mut().chain(&mut news.checks.secrets) {
         check.verified = None;
     }
     let tag = tag(&json(&news));

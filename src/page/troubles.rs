@@ -38,6 +38,7 @@ fn item(group: &[&Wrong<'_>], report: &Report, now: SystemTime) -> String {
     let first = places.first().copied().unwrap_or_default();
     let id = format!("trouble-{}-{}", slug(&kinds.join("-")), slug(first));
     let heading = match (&places[..], *thing) {
+        ([one], Thing::Lease) => format!("The lease {}", escape(one)),
         ([one], Thing::Hook) => format!("The hook {}", escape(one)),
         (_, Thing::Settings) => "The new settings".to_owned(),
         ([one], _) => escape(one),

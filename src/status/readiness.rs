@@ -6,10 +6,9 @@
 //! ones that were fetched last.
 
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::state::{InTheWay, Registry, State, Target};
+use super::state::{InTheWay, Registry, State, Target, TargetName};
 use crate::clock::Clock;
 use crate::credential::{Lifetime, RegistryHost};
 use crate::schedule::Reason;
@@ -57,6 +56,7 @@ pub(super) fn judge(state: &State, at: &Moment<'_>) -> Judgement {
         && state.registries.values().all(|registry| registry.failing.is_none())
         && state.targets.iter().all(|one| one.failing.is_none() && one.in_the_way.is_empty())
         && state.hooks.iter().all(|hook| hook.failing.is_none())
+        && state.election.as_ref().is_none_or(|election| election.failing.is_none())
         && state.bad_settings.is_none();
     Judgement { is_ready, is_spotless, until: good_until(state, at.now) }
 }
@@ -84,13 +84,13 @@ pub(super) enum Lack<'a> {
     /// The registry itself refuses it.
     Refused { detail: &'a str, at: SystemTime },
     /// Nobody has been able to look at the file.
-    Unseen { path: &'a Path, verified: Option<SystemTime>, pause: Duration },
+    Unseen { target: &'a TargetName, verified: Option<SystemTime>, pause: Duration },
     /// It does not stand in the file.
-    Absent { path: &'a Path, since: SystemTime },
+    Absent { target: &'a TargetName, since: SystemTime },
     /// The one that stands in the file has expired.
-    ExpiredIn { path: &'a Path, at: SystemTime },
+    ExpiredIn { target: &'a TargetName, at: SystemTime },
     /// The reader of the file passes by it.
-    PassedBy { path: &'a Path, reader: &'static str, obstacle: &'a InTheWay },
+    PassedBy { target: &'a TargetName, reader: &'static str, obstacle: &'a InTheWay },
 }
 
 /// What keeps a client from using the credential of `host`, if anything does.
@@ -122,24 +122,27 @@ fn lack_in<'a>(
     registry: &'a Registry,
     at: &Moment<'_>,
 ) -> Option<Lack<'a>> {
-    let (path, verified) = (target.path.as_path(), target.verified);
+    if !target.is_for(host) {
+        return None;
+    }
+    let (name, verified) = (&target.name, target.verified);
     // A look that came after it was wanted is one that was not waited for in vain.
     let wanted = at.look_wanted.filter(|since| target.looked.is_none_or(|looked| looked <= *since));
     let pause = wanted.map(|since| at.monotonic.saturating_sub(since));
     if let Some(pause) = pause.filter(|pause| *pause >= UNSEEN_AFTER) {
-        return Some(Lack::Unseen { path, verified, pause });
+        return Some(Lack::Unseen { target: name, verified, pause });
     }
     let Some(expires) = target.found.get(host) else {
-        return Some(Lack::Absent { path, since: verified.unwrap_or(registry.since) });
+        return Some(Lack::Absent { target: name, since: verified.unwrap_or(registry.since) });
     };
     if *expires <= at.now {
-        return Some(Lack::ExpiredIn { path, at: *expires });
+        return Some(Lack::ExpiredIn { target: name, at: *expires });
     }
     if let Some(refused) = registry.refused.as_ref().filter(|refused| refused.is(*expires)) {
         return Some(Lack::Refused { detail: &refused.detail, at: refused.since });
     }
     let obstacle = target.in_the_way.iter().find(|one| one.hidden.contains(host))?;
-    Some(Lack::PassedBy { path, reader: target.reader, obstacle })
+    Some(Lack::PassedBy { target: name, reader: target.reader, obstacle })
 }
 
 /// Whether the reader of a target misses the credential of any registry.
@@ -191,23 +194,17 @@ impl fmt::Display for Lack<'_> {
             Self::Refused { detail, .. } => {
                 write!(formatter, "the registry refuses the credential ({detail})")
             }
-            Self::Unseen { path, pause, .. } => write!(
+            Self::Unseen { target, pause, .. } => write!(
                 formatter,
-                "nobody knows what is in {}: it could not be looked at for {}",
-                path.display(),
+                "nobody knows what is in {target}: it could not be looked at for {}",
                 seconds(pause)
             ),
-            Self::Absent { path, .. } => write!(formatter, "it is not in {}", path.display()),
-            Self::ExpiredIn { path, .. } => {
-                write!(formatter, "the one in {} has expired", path.display())
+            Self::Absent { target, .. } => write!(formatter, "it is not in {target}"),
+            Self::ExpiredIn { target, .. } => {
+                write!(formatter, "the one in {target} has expired")
             }
-            Self::PassedBy { path, reader, obstacle } => {
-                write!(
-                    formatter,
-                    "{reader} passes by it in {}: {}",
-                    path.display(),
-                    obstacle.message
-                )
+            Self::PassedBy { target, reader, obstacle } => {
+                write!(formatter, "{reader} passes by it in {target}: {}", obstacle.message)
             }
         }
     }

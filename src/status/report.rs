@@ -8,7 +8,9 @@ use thiserror::Error;
 
 use super::history::Quarter;
 use super::readiness::{Moment, lack, lacks_any};
-use super::state::{Failing, Hook, InTheWay, Registry, State, Target};
+use super::state::{
+    Counts, Election, Failing, Hook, InTheWay, Registry, State, Target, TargetName,
+};
 use crate::credential::{Lifetime, RegistryHost};
 use crate::registry::Answer;
 use crate::sources::Skew;
@@ -48,6 +50,12 @@ pub struct Checks {
     #[serde(rename = "target:file")]
     pub targets: Vec<TargetReport>,
     /// In the order of the settings.
+    #[serde(rename = "target:secret", default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<TargetReport>,
+    /// Who of several replicas works, if this is one of them.
+    #[serde(rename = "election:lease", default, skip_serializing_if = "Vec::is_empty")]
+    pub elections: Vec<ElectionReport>,
+    /// In the order of the settings.
     #[serde(rename = "hook:run", default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookReport>,
     /// The settings, if the newest cannot be gone by.
@@ -65,6 +73,46 @@ pub struct SettingsReport {
     pub status: Verdict,
     /// What is wrong.
     pub last_error: Trouble,
+}
+
+/// In how many namespaces a Secret is how.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct NamespacesReport {
+    /// In so many it is to be.
+    pub wanted: usize,
+    /// In so many it has the newest credentials.
+    pub fresh: usize,
+    /// In so many it has older ones.
+    pub older: usize,
+    /// In so many there is none.
+    pub missing: usize,
+    /// In so many somebody else's is in its place.
+    pub foreign: usize,
+    /// Of all these, so many failed when they were tried last.
+    pub failing: usize,
+}
+
+/// Who of several replicas works, as this one knows it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionReport {
+    /// By which Lease: `NAMESPACE/NAME`.
+    pub component_id: String,
+    /// Always `election`.
+    pub component_type: String,
+    /// Warn if the Lease cannot be had or looked at.
+    pub status: Verdict,
+    /// Whether it is this replica that fetches and writes.
+    pub leading: bool,
+    /// Who has the Lease, if anybody has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Since when that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Why nobody knows, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Trouble>,
 }
 
 /// What is known about a hook.
@@ -179,7 +227,7 @@ pub struct CredentialReport {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetReport {
-    /// The file's path.
+    /// The file's path, or `secret/NAME`.
     pub component_id: String,
     /// Always `target`.
     pub component_type: String,
@@ -191,8 +239,11 @@ pub struct TargetReport {
     /// When it was last written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_write: Option<String>,
-    /// Who reads it: `docker` or `podman`.
+    /// Who reads it: `docker`, `podman` or `kubelet`.
     pub reader: String,
+    /// Of a Secret, in how many namespaces it is how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<NamespacesReport>,
     /// What keeps other programs' updates safe while it is written: `leased exchange`,
     /// `exchange`, `rename` or `in place`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -309,7 +360,11 @@ impl Report {
             .iter()
             .map(|(host, registry)| credential(host, registry, &state.targets, at))
             .collect();
-        let targets: Vec<_> = state.targets.iter().map(|one| target(one, state, at)).collect();
+        let (secrets, targets): (Vec<_>, Vec<_>) =
+            state.targets.iter().partition(|one| matches!(one.name, TargetName::Secret(_)));
+        let [targets, secrets]: [Vec<_>; 2] = [targets, secrets]
+            .map(|some| some.into_iter().map(|one| target(one, state, at)).collect());
+        let elections: Vec<_> = state.election.iter().map(|one| election(one, at)).collect();
         let hooks: Vec<_> = state.hooks.iter().map(|one| hook(one, at)).collect();
         let settings: Vec<_> = state
             .bad_settings
@@ -324,6 +379,8 @@ impl Report {
             .iter()
             .map(|check| check.status)
             .chain(targets.iter().map(|check| check.status))
+            .chain(secrets.iter().map(|check| check.status))
+            .chain(elections.iter().map(|check| check.status))
             .chain(hooks.iter().map(|check| check.status))
             .chain(settings.iter().map(|check| check.status))
             .max();
@@ -339,12 +396,16 @@ impl Report {
                 };
                 Some(format!("{}: {sentence}", check.component_id))
             })
-            .chain(targets.iter().flat_map(|check| {
+            .chain(targets.iter().chain(&secrets).flat_map(|check| {
                 check
                     .last_error
                     .iter()
                     .chain(&check.in_the_way)
                     .map(|trouble| format!("{}: {}", check.component_id, trouble.message))
+            }))
+            .chain(elections.iter().filter_map(|check| {
+                let trouble = check.last_error.as_ref()?;
+                Some(format!("the lease {}: {}", check.component_id, trouble.message))
             }))
             .chain(hooks.iter().filter_map(|check| {
                 let trouble = check.last_error.as_ref()?;
@@ -365,7 +426,7 @@ impl Report {
             time: at.show(at.now),
             started: at.show(started),
             output,
-            checks: Checks { credentials, targets, hooks, settings },
+            checks: Checks { credentials, targets, secrets, elections, hooks, settings },
         }
     }
 }
@@ -442,7 +503,8 @@ pub(super) fn usable_until(
     targets: &[Target],
 ) -> Option<SystemTime> {
     let fetched = registry.lifetime?.expires();
-    targets.iter().try_fold(fetched, |until, target| Some(until.min(*target.found.get(host)?)))
+    let mut targets = targets.iter().filter(|target| target.is_for(host));
+    targets.try_fold(fetched, |until, target| Some(until.min(*target.found.get(host)?)))
 }
 
 fn target(target: &Target, state: &State, at: &Moment<'_>) -> TargetReport {
@@ -454,16 +516,34 @@ fn target(target: &Target, state: &State, at: &Moment<'_>) -> TargetReport {
         Verdict::Pass
     };
     TargetReport {
-        component_id: target.path.display().to_string(),
+        component_id: target.name.to_string(),
         component_type: "target".to_owned(),
         status,
         verified: target.verified.map(|time| at.show(time)),
         last_write: target.last_write.map(|time| at.show(time)),
         reader: target.reader.to_owned(),
+        namespaces: target.counts.map(namespaces),
         protection: target.protection.map(str::to_owned),
         watched_by: if target.is_polled { "poll" } else { "events" }.to_owned(),
         last_error: target.failing.as_ref().map(|failing| failed(failing, at)),
         in_the_way: target.in_the_way.iter().map(|obstacle| in_the_way(obstacle, at)).collect(),
+    }
+}
+
+fn namespaces(counts: Counts) -> NamespacesReport {
+    let Counts { wanted, fresh, older, missing, foreign, failing } = counts;
+    NamespacesReport { wanted, fresh, older, missing, foreign, failing }
+}
+
+fn election(election: &Election, at: &Moment<'_>) -> ElectionReport {
+    ElectionReport {
+        component_id: election.lease.clone(),
+        component_type: "election".to_owned(),
+        status: if election.failing.is_some() { Verdict::Warn } else { Verdict::Pass },
+        leading: election.is_leading,
+        holder: election.holder.clone(),
+        since: election.since.map(|time| at.show(time)),
+        last_error: election.failing.as_ref().map(|failing| failed(failing, at)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the loops know, each writing what is its own.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::history::History;
@@ -17,6 +18,8 @@ pub(crate) struct State {
     pub(crate) registries: BTreeMap<RegistryHost, Registry>,
     pub(crate) targets: Vec<Target>,
     pub(crate) hooks: Vec<Hook>,
+    /// Of several replicas, if it is one.
+    pub(crate) election: Option<Election>,
     /// What is wrong with the settings that were to be gone by last.
     pub(crate) bad_settings: Option<Failing>,
 }
@@ -73,10 +76,102 @@ impl Refused {
 /// each answer.
 pub(crate) const SAME_EXPIRY: Duration = Duration::from_secs(5);
 
+/// Which target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetName {
+    /// A file.
+    File(PathBuf),
+    /// A Secret of this name, in many namespaces.
+    Secret(String),
+}
+
+impl fmt::Display for TargetName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(formatter),
+            Self::Secret(name) => write!(formatter, "secret/{name}"),
+        }
+    }
+}
+
+impl From<&Path> for TargetName {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+/// A target as the settings name it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Which.
+    pub name: TargetName,
+    /// Who reads it.
+    pub reader: &'static str,
+    /// Whose credentials are in it; all registries' if it is not said.
+    pub hosts: Option<BTreeSet<RegistryHost>>,
+}
+
+impl Named {
+    /// A file with everybody's credentials.
+    #[must_use]
+    pub fn file(path: &Path, reader: &'static str) -> Self {
+        Self { name: path.into(), reader, hosts: None }
+    }
+}
+
+/// In how many namespaces a Secret is how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// In so many it is to be.
+    pub(crate) wanted: usize,
+    /// In so many it has the newest credentials.
+    pub(crate) fresh: usize,
+    /// In so many it has older ones.
+    pub(crate) older: usize,
+    /// In so many there is none.
+    pub(crate) missing: usize,
+    /// In so many somebody else's is in its place.
+    pub(crate) foreign: usize,
+    /// Of all these, so many failed when they were tried last.
+    pub(crate) failing: usize,
+}
+
+impl Counts {
+    pub(crate) fn by_state(self) -> [(&'static str, usize); 5] {
+        let Self { wanted: _, fresh, older, missing, foreign, failing } = self;
+        [
+            ("fresh", fresh),
+            ("older", older),
+            ("missing", missing),
+            ("foreign", foreign),
+            ("failing", failing),
+        ]
+    }
+}
+
+/// Who of several replicas works, as this one knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Election {
+    /// By which lease.
+    pub(crate) lease: String,
+    /// Whether it is this one.
+    pub(crate) is_leading: bool,
+    /// Who has the lease, if anybody has.
+    pub(crate) holder: Option<String>,
+    /// Since when that is so.
+    pub(crate) since: Option<SystemTime>,
+    /// Why nobody knows, if so.
+    pub(crate) failing: Option<Failing>,
+}
+
 /// What is known about a target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(crate) path: PathBuf,
+    pub(crate) name: TargetName,
+    /// Whose credentials are to be in it; all registries' if it is not said.
+    pub(crate) hosts: Option<BTreeSet<RegistryHost>>,
+    /// For a Secret: in how many namespaces it is how.
+    pub(crate) counts: Option<Counts>,
     /// When the file was last looked at, by the monotonic clock.
     pub(crate) looked: Option<Duration>,
     /// When it was last found to be as it should.
@@ -109,6 +204,30 @@ pub(crate) struct InTheWay {
 }
 
 impl Target {
+    pub(super) fn new(named: Named) -> Self {
+        let Named { name, reader, hosts } = named;
+        Self {
+            name,
+            hosts,
+            counts: None,
+            looked: None,
+            verified: None,
+            last_write: None,
+            writes: 0,
+            protection: None,
+            is_polled: false,
+            reader,
+            found: BTreeMap::new(),
+            in_the_way: Vec::new(),
+            failing: None,
+        }
+    }
+
+    /// Whether the credential of this registry is to be in it.
+    pub(crate) fn is_for(&self, host: &RegistryHost) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(host))
+    }
+
     /// It was changed by us.
     pub(crate) fn wrote(&mut self, now: SystemTime) {
         self.last_write = Some(now);

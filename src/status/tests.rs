@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use std::collections::BTreeMap;
 
@@ -29,7 +31,7 @@ fn fetch(status: &Status, length: Duration) {
         registry.last_attempt = Some(now);
         registry.next = Some(Next { at: now + length / 2, reason: Reason::HalfLife });
     });
-    status.set_target(Path::new("/config.json"), |target| {
+    status.set_target(&Path::new("/config.json").into(), |target| {
         target.looked = Some(status.clock.monotonic());
         target.verified = Some(now);
         target.found = BTreeMap::from([(host("gcr.io"), life.expires())]);
@@ -93,7 +95,7 @@ async fn an_older_token_in_the_file_counts_with_its_own_expiry() {
     let status = status();
     fetch(&status, HOUR);
     let now = status.clock.now();
-    status.set_target(Path::new("/config.json"), |target| {
+    status.set_target(&Path::new("/config.json").into(), |target| {
         target.found = BTreeMap::from([(host("gcr.io"), now + Duration::from_secs(10))]);
     });
     assert!(status.report().is_ready());
@@ -112,15 +114,16 @@ async fn what_hides_an_entry_makes_it_not_ready() {
         hidden,
         since,
     };
-    status.set_target(Path::new("/config.json"), |target| {
+    status.set_target(&Path::new("/config.json").into(), |target| {
         target.in_the_way = vec![obstacle(vec![host("gcr.io")])];
     });
     let report = status.report();
     assert!(!report.is_ready());
     assert!(report.output[0].contains("docker passes by it in /config.json: a helper"));
     // Somebody else's entry is their matter.
-    status
-        .set_target(Path::new("/config.json"), |target| target.in_the_way = vec![obstacle(vec![])]);
+    status.set_target(&Path::new("/config.json").into(), |target| {
+        target.in_the_way = vec![obstacle(vec![])]
+    });
     assert!(status.report().is_ready());
 }
 
@@ -151,7 +154,7 @@ async fn what_nobody_could_look_at_for_half_a_minute_nobody_knows() {
     assert_eq!(report.checks.credentials[0].not_ready.as_ref().unwrap().kind, "unseen");
     assert_eq!(report.checks.targets[0].status, Verdict::Fail);
     // The look comes at last.
-    status.set_target(Path::new("/config.json"), |target| {
+    status.set_target(&Path::new("/config.json").into(), |target| {
         target.looked = Some(status.clock.monotonic());
     });
     assert!(status.fresh_judgement().await.is_ready);
@@ -184,7 +187,7 @@ async fn what_a_registry_refuses_is_the_token_that_stands_in_the_file() {
     status.set_registry(&host("gcr.io"), |registry| registry.lifetime = Some(new));
     ask_registry(&status, new.expires(), true);
     assert!(!status.judgement().is_ready, "the old one stands in the file");
-    status.set_target(Path::new("/config.json"), |target| {
+    status.set_target(&Path::new("/config.json").into(), |target| {
         target.found = BTreeMap::from([(host("gcr.io"), new.expires())]);
     });
     assert!(status.judgement().is_ready);
@@ -209,7 +212,7 @@ async fn a_file_and_its_metrics_are_as_good_as_what_stands_in_it() {
         hidden: Vec::new(),
         since,
     };
-    status.set_target(Path::new("/config.json"), |target| target.in_the_way = vec![twin]);
+    status.set_target(&Path::new("/config.json").into(), |target| target.in_the_way = vec![twin]);
     assert_eq!(status.report().checks.targets[0].status, Verdict::Warn);
     let ready = "freshcreds_target_ready{target=\"/config.json\"} 1";
     let hidden = "freshcreds_in_the_way{target=\"/config.json\",kind=\"twin\"} 1";

@@ -27,6 +27,10 @@ pub enum Thing {
     Registry,
     /// A target.
     File,
+    /// A Secret in a cluster.
+    Secret,
+    /// The lease of several replicas.
+    Lease,
     /// A hook.
     Hook,
     /// The settings.
@@ -39,9 +43,16 @@ impl Report {
     pub fn troubles(&self) -> Vec<Wrong<'_>> {
         let checks = &self.checks;
         let mut all: Vec<Wrong<'_>> = Vec::new();
-        for target in &checks.targets {
+        let files = checks.targets.iter().map(|target| (target, Thing::File));
+        let secrets = checks.secrets.iter().map(|target| (target, Thing::Secret));
+        for (target, thing) in files.chain(secrets) {
             for trouble in target.last_error.iter().chain(&target.in_the_way) {
-                all.push(Wrong::of(target.status, trouble, Thing::File, &target.component_id));
+                all.push(Wrong::of(target.status, trouble, thing, &target.component_id));
+            }
+        }
+        for election in &checks.elections {
+            if let Some(trouble) = &election.last_error {
+                all.push(Wrong::of(election.status, trouble, Thing::Lease, &election.component_id));
             }
         }
         for check in &checks.credentials {
@@ -100,7 +111,7 @@ impl<'a> Wrong<'a> {
     /// Whether a registry is not ready because of this trouble of a file: then its message is
     /// the file's, with the file's name before it.
     fn explains(&self, trouble: &Trouble) -> bool {
-        self.thing == Thing::File
+        matches!(self.thing, Thing::File | Thing::Secret)
             && self.trouble.kind == trouble.kind
             && trouble.message.ends_with(&self.trouble.message)
             && trouble.message.contains(self.places[0])

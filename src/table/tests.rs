@@ -53,6 +53,7 @@ fn target(path: &str) -> TargetReport {
         status: Verdict::Pass,
         verified: Some(at(3 * 3600)),
         last_write: Some(at(1)),
+        namespaces: None,
         reader: "docker".to_owned(),
         protection: Some("leased exchange".to_owned()),
         watched_by: "events".to_owned(),
@@ -77,7 +78,14 @@ fn report(credentials: Vec<CredentialReport>, targets: Vec<TargetReport>) -> Rep
         time: at(3 * 3600),
         started: at(0),
         output: Vec::new(),
-        checks: Checks { credentials, targets, hooks: Vec::new(), settings: Vec::new() },
+        checks: Checks {
+            credentials,
+            targets,
+            secrets: Vec::new(),
+            elections: Vec::new(),
+            hooks: Vec::new(),
+            settings: Vec::new(),
+        },
     }
 }
 

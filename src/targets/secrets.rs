@@ -1,5 +1,39 @@
 //! Image pull secrets: the loop that keeps one Secret fresh in many namespaces of a cluster.
+//!
+//! | | |
+//! | --- | --- |
+//! | `content` | what stands in a Secret, and what its annotations say of it |
+//! | `mirror` | tells what there is in the cluster, and what changes |
+//! | `places` | knows each namespace, and what is to be done there |
+//! | `calls` | does it |
+//! | `keeper` | the loop that puts them together |
+//! | `recall` | knows what stood there before |
+//! | `rights` | asks what the API server would let us do, for `doctor` |
+//! | `sweep` | removes what the settings no longer name, and everything at a `logout` |
 
+#[cfg(feature = "kubernetes")]
+mod calls;
+#[cfg(feature = "kubernetes")]
+mod content;
+#[cfg(feature = "kubernetes")]
+mod keeper;
+#[cfg(feature = "kubernetes")]
+mod mirror;
+#[cfg(feature = "kubernetes")]
+mod places;
+#[cfg(feature = "kubernetes")]
+mod recall;
+#[cfg(feature = "kubernetes")]
+pub mod rights;
+#[cfg(feature = "kubernetes")]
+mod sweep;
+
+#[cfg(feature = "kubernetes")]
+pub use self::keeper::{Keeper, Work};
+#[cfg(feature = "kubernetes")]
+pub use self::recall::{Recalled, recall};
+#[cfg(feature = "kubernetes")]
+pub use self::sweep::{log_out, sweep};
 use crate::credential::RegistryHost;
 
 /// What the settings say about one Secret.

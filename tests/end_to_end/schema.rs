@@ -237,6 +237,7 @@ fn at_start() -> Report {
         verified: None,
         last_write: None,
         reader: "docker".to_owned(),
+        namespaces: None,
         protection: None,
         watched_by: "events".to_owned(),
         last_error: None,
@@ -251,7 +252,14 @@ fn at_start() -> Report {
         time: time(),
         started: time(),
         output: vec!["gcr.io: there is no credential yet".to_owned()],
-        checks: Checks { credentials, targets, hooks: Vec::new(), settings: Vec::new() },
+        checks: Checks {
+            credentials,
+            targets,
+            secrets: Vec::new(),
+            elections: Vec::new(),
+            hooks: Vec::new(),
+            settings: Vec::new(),
+        },
     }
 }
 

@@ -23,7 +23,9 @@ pub struct Cluster {
 #[derive(Debug, Error)]
 pub enum BadCluster {
     /// Left out of this program.
-    #[error("this program was built without `kubernetes`: build it with that feature, or remove the table")]
+    #[error(
+        "this program was built without `kubernetes`: build it with that feature, or remove the table"
+    )]
     NotBuilt,
     /// Not what Kubernetes calls by.
     #[error(
@@ -40,16 +42,24 @@ pub enum BadCluster {
         has_dots: bool,
     },
     /// Not a label's value.
-    #[error("`owner = \"{0}\"` is no value of a label: at most 63 letters, digits, `-`, `_` and `.`, and a letter or digit at both ends")]
+    #[error(
+        "`owner = \"{0}\"` is no value of a label: at most 63 letters, digits, `-`, `_` and `.`, and a letter or digit at both ends"
+    )]
     Owner(String),
     /// Not where a lease is.
-    #[error("`lease = \"{0}\"` says not where: write NAMESPACE/NAME, as in \"freshcreds/freshcreds\"")]
+    #[error(
+        "`lease = \"{0}\"` says not where: write NAMESPACE/NAME, as in \"freshcreds/freshcreds\""
+    )]
     Lease(String),
     /// Secrets nowhere, or in two ways.
-    #[error("it needs one of `namespaces`, `namespace_selector` and `all_namespaces = true`, and no two of them")]
+    #[error(
+        "it needs one of `namespaces`, `namespace_selector` and `all_namespaces = true`, and no two of them"
+    )]
     NoNamespaces,
     /// Nothing to exclude from.
-    #[error("`excluded_namespaces` goes with `namespace_selector` or `all_namespaces`; leave the names out of `namespaces` instead")]
+    #[error(
+        "`excluded_namespaces` goes with `namespace_selector` or `all_namespaces`; leave the names out of `namespaces` instead"
+    )]
     NothingToExclude,
     /// Accounts in two ways.
     #[error("it takes one of `service_accounts` and `service_account_selector`, not both")]
@@ -63,7 +73,9 @@ pub enum BadCluster {
         twice: Option<String>,
     },
     /// Not a list of requirements.
-    #[error("`{key} = \"{text}\"` is no label selector: write it as in \"team in (red, blue), tier=test\"")]
+    #[error(
+        "`{key} = \"{text}\"` is no label selector: write it as in \"team in (red, blue), tier=test\""
+    )]
     Selector {
         /// Whose value.
         key: &'static str,
@@ -71,7 +83,9 @@ pub enum BadCluster {
         text: String,
     },
     /// A registry that is not kept fresh.
-    #[error("`registries` names `{0}`, which is no registry of these settings: add it to them, or remove it here")]
+    #[error(
+        "`registries` names `{0}`, which is no registry of these settings: add it to them, or remove it here"
+    )]
     NoSuchRegistry(String),
     /// Two secrets of one name.
     #[error("it has two tables: leave one")]
@@ -140,7 +154,10 @@ fn secret(table: &ImagePullSecretTable, registries: &[Registry]) -> Result<Optio
         None => Ok(None),
         Some(list) => {
             not_empty_nor_twice(key, list)?;
-            list.iter().map(|text| name(key, text, has_dots)).collect::<Result<Vec<_>, _>>().map(Some)
+            list.iter()
+                .map(|text| name(key, text, has_dots))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Some)
         }
     };
     let excluded = names("excluded_namespaces", &table.excluded_namespaces, false)?;

@@ -1,0 +1,589 @@
+//! What is known about each namespace, and what is to be done there: no calls, no time of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::content::{Content, Stamp, Whose, whose};
+use super::mirror::{Item, Key};
+use super::{Namespaces, Options};
+use crate::clock::Clock;
+use crate::credential::{Lifetime, RegistryHost};
+use crate::kubernetes::Refusal;
+use crate::schedule;
+use crate::status::Counts;
+use crate::trouble;
+
+/// All namespaces that matter.
+pub(super) struct Places {
+    options: Options,
+    owner: String,
+    clock: Clock,
+    all: BTreeMap<Box<str>, Place>,
+    /// What annotations say, each text once: thousands of Secrets have the same.
+    stamps: Vec<Arc<Stamp>>,
+    /// What the Secrets are to have.
+    pub(super) content: Option<Arc<Content>>,
+    /// Where something may be to do.
+    due: BTreeSet<Box<str>>,
+    /// Where something may be to do later.
+    later: BTreeSet<(SystemTime, Box<str>)>,
+    /// Where something is being done, and whether it puts back what somebody took away.
+    under_way: BTreeMap<Box<str>, bool>,
+}
+
+/// What is known about one namespace.
+struct Place {
+    /// Whether the Secret is to be there.
+    is_wanted: bool,
+    /// Whether the namespace is being deleted, and all that is in it with it.
+    is_going: bool,
+    /// Nothing is done there before then.
+    not_before: Option<SystemTime>,
+    /// Whether a Secret of ours has been there.
+    was_served: bool,
+    /// When it came.
+    since: SystemTime,
+    /// Whether anything was tried there since.
+    is_tried: bool,
+    secret: Known,
+    /// Service accounts whose pods are to get the Secret, or that have it from us.
+    accounts: BTreeMap<Box<str>, Account>,
+    fault: Option<Fault>,
+    /// How often in a row it failed there.
+    failures: u32,
+    /// How often somebody has changed it lately, and when last.
+    tug: (u32, Option<SystemTime>),
+}
+
+/// What is known about a Secret.
+enum Known {
+    Nothing,
+    Foreign,
+    Ours { uid: Box<str>, stamp: Arc<Stamp>, is_made_by_us: bool, is_whole: bool },
+}
+
+/// What is known about a service account.
+struct Account {
+    version: Box<str>,
+    is_selected: bool,
+    pulls: Vec<String>,
+    /// The names that are in it because of us.
+    ours: BTreeSet<String>,
+}
+
+/// What went wrong in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) kind: trouble::Kind,
+    pub(super) message: String,
+    /// Whether pods miss the Secret because of it.
+    is_missed: bool,
+}
+
+/// Something to do in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Make the Secret.
+    Make,
+    /// Give it what it is to have.
+    Renew { uid: Box<str> },
+    /// Remove it.
+    Remove { uid: Box<str> },
+    /// Change what a service account pulls with.
+    Account { name: Box<str>, version: Box<str>, pulls: Vec<String>, ours: BTreeSet<String> },
+}
+
+/// What came of it.
+pub(super) enum Done {
+    /// The Secret is like this now.
+    Secret(Item),
+    /// It is gone.
+    Removed,
+    /// The service account is like this now.
+    Account(Item),
+}
+
+/// How the whole is.
+#[derive(Default)]
+pub(super) struct Summary {
+    pub(super) counts: Counts,
+    /// Until when the credential of each registry is good in every namespace that counts.
+    pub(super) found: BTreeMap<RegistryHost, SystemTime>,
+    /// What stands there, newest first: the life of each credential.
+    pub(super) lives: BTreeMap<RegistryHost, Lifetime>,
+    /// The kinds of faults, with some of the namespaces that have them and how many there are.
+    pub(super) faults: Vec<(Fault, Vec<String>, usize)>,
+    /// Where somebody else's Secret is.
+    pub(super) foreign: Vec<String>,
+}
+
+impl Places {
+    pub(super) fn new(options: Options, owner: String, clock: Clock) -> Self {
+        let mut places = Self {
+            options,
+            owner,
+            clock,
+            all: BTreeMap::new(),
+            stamps: Vec::new(),
+            content: None,
+            due: BTreeSet::new(),
+            later: BTreeSet::new(),
+            under_way: BTreeMap::new(),
+        };
+        if let Namespaces::Named(names) = &places.options.namespaces {
+            for name in names.clone() {
+                places.place(&name).is_wanted = true;
+            }
+        }
+        places
+    }
+
+    /// Whether the namespaces are named.
+    fn is_named(&self) -> bool {
+        matches!(self.options.namespaces, Namespaces::Named(_))
+    }
+
+    fn place(&mut self, namespace: &str) -> &mut Place {
+        let since = self.clock.now();
+        self.due.insert(namespace.into());
+        if !self.all.contains_key(namespace) {
+            // It is looked at again when it does not count as new any more.
+            self.later.insert((since + NEW_FOR, namespace.into()));
+        }
+        self.all.entry(namespace.into()).or_insert_with(|| Place {
+            is_wanted: false,
+            is_going: false,
+            not_before: None,
+            was_served: false,
+            since,
+            is_tried: false,
+            secret: Known::Nothing,
+            accounts: BTreeMap::new(),
+            fault: None,
+            failures: 0,
+            tug: (0, None),
+        })
+    }
+
+    // --- what was seen ---------------------------------------------------------------------------
+
+    /// A namespace is there.
+    pub(super) fn namespace_is(&mut self, item: &Item) {
+        let name = item.meta.name.as_deref().unwrap_or_default();
+        let Namespaces::Selected { excluded, .. } = &self.options.namespaces else { return };
+        // Nothing can be made in one that is being deleted, and nothing need be removed.
+        let is_going = item.meta.deletion_timestamp.is_some();
+        let is_wanted = !is_going && !excluded.iter().any(|excluded| excluded == name);
+        if is_wanted || self.all.contains_key(name) {
+            let place = self.place(name);
+            (place.is_wanted, place.is_going) = (is_wanted, is_going);
+        }
+    }
+
+    /// A namespace is not there any more, or not selected.
+    pub(super) fn namespace_gone(&mut self, name: &str) {
+        if let Some(place) = self.all.get_mut(name) {
+            if std::mem::take(&mut place.is_going) {
+                // What was in it went with it.
+                (place.secret, place.accounts) = (Known::Nothing, BTreeMap::new());
+            }
+            place.is_wanted = false;
+            self.due.insert(name.into());
+        }
+    }
+
+    /// A Secret of our name is there.
+    pub(super) fn secret_is(&mut self, item: &Item) {
+        let namespace = item.meta.namespace.as_deref().unwrap_or_default();
+        let known = match whose(&item.meta, &self.owner) {
+            Whose::Foreign => Known::Foreign,
+            Whose::Ours { text, is_made_by_us, is_whole } => Known::Ours {
+                uid: item.meta.uid.as_deref().unwrap_or_default().into(),
+                stamp: self.stamp(text),
+                is_made_by_us,
+                is_whole,
+            },
+        };
+        let place = self.place(namespace);
+        if matches!(known, Known::Foreign) || matches!(place.secret, Known::Foreign) {
+            // What failed before was about another one.
+            (place.fault, place.not_before) = (None, None);
+        }
+        place.was_served |= matches!(known, Known::Ours { .. });
+        place.secret = known;
+    }
+
+    /// It is not there any more.
+    pub(super) fn secret_gone(&mut self, namespace: &str) {
+        if let Some(place) = self.all.get_mut(namespace) {
+            place.secret = Known::Nothing;
+            if place.fault.take().is_some_and(|fault| fault.kind != trouble::Kind::TugOfWar) {
+                place.not_before = None;
+            }
+            self.due.insert(namespace.into());
+        }
+    }
+
+    /// A service account is there, and its pods are to get the Secret if it `is_selected`; as
+    /// before if that is not said.
+    pub(super) fn account_is(&mut self, item: Item, is_selected: Option<bool>) {
+        let namespace = item.meta.namespace.clone().unwrap_or_default();
+        let name = item.meta.name.clone().unwrap_or_default();
+        let known = self.all.get(&*namespace).and_then(|place| place.accounts.get(&*name));
+        let is_selected =
+            is_selected.unwrap_or_else(|| known.is_some_and(|account| account.is_selected));
+        let noted = item.meta.annotations.as_ref().and_then(|notes| notes.get(NOTE));
+        let account = Account {
+            version: item.meta.resource_version.unwrap_or_default().into(),
+            is_selected,
+            ours: noted.map(|text| names(text)).unwrap_or_default(),
+            pulls: item.pulls,
+        };
+        let is_known = self.all.contains_key(&*namespace);
+        if is_known || account.ours.contains(&self.options.name) || !self.is_named() {
+            self.place(&namespace).accounts.insert(name.into(), account);
+        }
+    }
+
+    /// It is not there any more, or not selected.
+    pub(super) fn account_gone(&mut self, (namespace, name): &Key) {
+        let Some(place) = self.all.get_mut(namespace) else { return };
+        match place.accounts.get_mut(name) {
+            // If it is there, our name is to be taken out of it.
+            Some(account) if account.ours.contains(&self.options.name) => {
+                account.is_selected = false;
+                self.due.insert(namespace.clone());
+            }
+            _ => drop(place.accounts.remove(name)),
+        }
+    }
+
+    /// The same text is kept once.
+    fn stamp(&mut self, text: String) -> Arc<Stamp> {
+        let ours = self.content.iter().map(|content| &content.stamp);
+        if let Some(known) = ours.chain(&self.stamps).find(|stamp| stamp.text == text) {
+            return Arc::clone(known);
+        }
+        self.stamps.retain(|stamp| Arc::strong_count(stamp) > 1);
+        let stamp = Arc::new(Stamp::read(&text, &self.clock));
+        self.stamps.push(Arc::clone(&stamp));
+        stamp
+    }
+
+    /// From now on the Secrets are to have this.
+    pub(super) fn want(&mut self, content: Content) {
+        self.content = Some(Arc::new(content));
+        self.due.extend(self.all.keys().cloned());
+    }
+
+    /// Whether the next look at a namespace is not due.
+    fn is_early(&self, namespace: &str, now: SystemTime) -> bool {
+        let place = self.all.get(namespace);
+        place.and_then(|place| place.not_before).is_some_and(|at| at > now)
+    }
+
+    fn wait(&mut self, namespace: &str, until: SystemTime) {
+        if let Some(place) = self.all.get_mut(namespace) {
+            place.not_before = Some(until);
+            self.later.insert((until, namespace.into()));
+        }
+    }
+
+    // --- what is to be done ----------------------------------------------------------------------
+
+    /// Something to do, if there is anything.
+    pub(super) fn next(&mut self, now: SystemTime) -> Option<(Box<str>, Task)> {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            self.due.extend(self.later.pop_first().map(|(_, namespace)| namespace));
+        }
+        let mut busy = Vec::new();
+        let mut found = None;
+        while let Some(namespace) = self.due.pop_first() {
+            if self.under_way.contains_key(&namespace) {
+                busy.push(namespace);
+                continue;
+            }
+            if self.is_early(&namespace, now) {
+                continue;
+            }
+            if let Some((task, is_repair)) = self.task(&namespace) {
+                self.under_way.insert(namespace.clone(), is_repair);
+                found = Some((namespace, task));
+                break;
+            }
+            self.all.retain(|name, place| *name != namespace || !place.is_forgotten());
+        }
+        self.due.extend(busy);
+        found
+    }
+
+    /// When something is to be done that is not due.
+    pub(super) fn next_at(&self) -> Option<SystemTime> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Whether something failed somewhere when it was tried last.
+    pub(super) fn has_faults(&self) -> bool {
+        self.all.values().any(|place| place.fault.is_some())
+    }
+
+    /// Whether nothing is to be done now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.due.is_empty() && self.under_way.is_empty()
+    }
+
+    /// What is to be done there, and whether it puts back what somebody took away.
+    fn task(&self, namespace: &str) -> Option<(Task, bool)> {
+        let place = self.all.get(namespace).filter(|place| !place.is_going)?;
+        let name = &self.options.name;
+        for (account, known) in &place.accounts {
+            let has = known.pulls.contains(name);
+            let is_ours = known.ours.contains(name);
+            let is_to_have = place.is_wanted && known.is_selected;
+            // One that had it from somebody else is left to them.
+            let (pulls, ours) = if is_to_have && !has && matches!(place.secret, Known::Ours { .. })
+            {
+                let with = known.pulls.iter().chain([name]).cloned().collect();
+                (with, known.ours.iter().chain([name]).cloned().collect())
+            } else if !is_to_have && is_ours {
+                let but = |other: &&String| *other != name;
+                let pulls = known.pulls.iter().filter(but).cloned().collect();
+                (pulls, known.ours.iter().filter(but).cloned().collect())
+            } else {
+                continue;
+            };
+            let (name, version) = (account.clone(), known.version.clone());
+            let is_repair = is_to_have && is_ours;
+            return Some((Task::Account { name, version, pulls, ours }, is_repair));
+        }
+        match (&place.secret, place.is_wanted) {
+            (Known::Nothing, true) => self.content.as_ref().map(|_| (Task::Make, place.was_served)),
+            (Known::Ours { uid, stamp, is_whole, .. }, true) => {
+                let content = self.content.as_ref()?;
+                let is_fresh = stamp.text == content.stamp.text;
+                let is_repair = is_fresh && !is_whole;
+                (!is_fresh || !is_whole).then(|| (Task::Renew { uid: uid.clone() }, is_repair))
+            }
+            (Known::Ours { uid, is_made_by_us: true, .. }, false) => {
+                Some((Task::Remove { uid: uid.clone() }, false))
+            }
+            _ => None,
+        }
+    }
+
+    /// It was done. Says whether that put back what somebody had taken away.
+    pub(super) fn done(&mut self, namespace: &str, done: Done) -> bool {
+        let is_repair = self.under_way.remove(namespace).unwrap_or(false);
+        let now = self.clock.now();
+        match done {
+            Done::Secret(item) => self.secret_is(&item),
+            Done::Removed => self.secret_gone(namespace),
+            Done::Account(item) => self.account_is(item, None),
+        }
+        let Some(place) = self.all.get_mut(namespace) else { return is_repair };
+        (place.is_tried, place.fault, place.failures, place.not_before) = (true, None, 0, None);
+        if is_repair {
+            // Who changes it all the time is not raced with.
+            let (times, last) = place.tug;
+            let is_over = last.is_none_or(|last| now >= last + schedule::TUG_ENDS);
+            let times = if is_over { 1 } else { times.saturating_add(1) };
+            place.tug = (times, Some(now));
+            let pause = schedule::after_overwrite(times);
+            if !pause.is_zero() {
+                let message = "another program changes it again and again".to_owned();
+                let kind = trouble::Kind::TugOfWar;
+                place.fault = Some(Fault { kind, message, is_missed: false });
+                self.wait(namespace, now + pause);
+            }
+        }
+        is_repair
+    }
+
+    /// It failed, and is tried again after `pause`.
+    pub(super) fn failed(&mut self, namespace: &str, task: &Task, refusal: &Refusal, dice: f64) {
+        self.under_way.remove(namespace);
+        let (now, is_named) = (self.clock.now(), self.is_named());
+        let Some(place) = self.all.get_mut(namespace) else { return };
+        place.is_tried = true;
+        match refusal {
+            Refusal::NotFound(_) if matches!(task, Task::Remove { .. }) => {
+                return self.secret_gone(namespace);
+            }
+            Refusal::NotFound(_) if let Task::Account { name, .. } = task => {
+                place.accounts.remove(name);
+                return;
+            }
+            Refusal::Terminating | Refusal::NotFound(_) if !is_named => {
+                // It is going, and the watch will say so; if not, it is looked at again.
+                place.fault = None;
+                return self.wait(namespace, now + GOING);
+            }
+            // The watch will say what is there now.
+            Refusal::Conflict(_) | Refusal::NotFound(_) if !matches!(task, Task::Make) => {
+                return self.wait(namespace, now + SOON);
+            }
+            _ => {}
+        }
+        place.failures = place.failures.saturating_add(1);
+        place.fault = Some(Fault::of(refusal, task));
+        let failure = schedule::Failure {
+            count: place.failures,
+            kind: if refusal.is_lasting() && !is_named {
+                schedule::Kind::Lasting
+            } else {
+                schedule::Kind::Passing
+            },
+            is_cached: false,
+            retry_after: None,
+        };
+        let next = schedule::after_failure(now, None, failure, dice);
+        // A namespace that is named and not there may come at any time.
+        let is_missing = matches!(refusal, Refusal::NotFound(_) | Refusal::Terminating);
+        let longest = if is_missing { LONGEST_FOR_A_NAMESPACE } else { LONGEST_PAUSE };
+        self.wait(namespace, next.at.min(now + longest));
+    }
+
+    /// It was not even tried, since nothing is to be had from the cluster.
+    pub(super) fn put_off(&mut self, namespace: &str) {
+        self.under_way.remove(namespace);
+        self.due.insert(namespace.into());
+    }
+
+    // --- how it is -------------------------------------------------------------------------------
+
+    /// How it is. In a namespace that has just come, nothing is missed yet.
+    pub(super) fn summary(&self, now: SystemTime) -> Summary {
+        let mut summary = Summary::default();
+        let mut lacking = false;
+        let mut in_use: BTreeMap<*const Stamp, &Arc<Stamp>> = BTreeMap::new();
+        for (name, place) in self.all.iter().filter(|(_, place)| place.is_wanted) {
+            summary.counts.wanted += 1;
+            match &place.secret {
+                Known::Ours { stamp, .. } => {
+                    in_use.entry(Arc::as_ptr(stamp)).or_insert(stamp);
+                    let content = self.content.as_ref();
+                    // Whoever only watches has nothing newer to compare with.
+                    if content.is_none_or(|content| content.stamp.text == stamp.text) {
+                        summary.counts.fresh += 1;
+                    } else {
+                        summary.counts.older += 1;
+                    }
+                }
+                Known::Foreign => {
+                    summary.counts.foreign += 1;
+                    summary.foreign.push(name.to_string());
+                }
+                Known::Nothing => {
+                    summary.counts.missing += 1;
+                    lacking |= place.is_tried || now >= place.since + NEW_FOR;
+                }
+            }
+            if let Some(fault) = &place.fault {
+                summary.counts.failing += 1;
+                lacking |= fault.is_missed && self.is_named();
+                add(&mut summary.faults, fault, name);
+            }
+        }
+        let unwanted = self.all.iter().filter(|(_, place)| !place.is_wanted);
+        for (name, fault) in
+            unwanted.filter_map(|(name, place)| Some((name, place.fault.as_ref()?)))
+        {
+            add(&mut summary.faults, fault, name);
+        }
+        for host in &self.options.registries {
+            let ends = in_use.values().map(|stamp| stamp.lives.get(host));
+            let until = ends.map(|life| Some(life?.lifetime.expires())).min().flatten();
+            // Where it is to be in no namespace, none misses it.
+            let until = if in_use.is_empty() { self.content_end(host) } else { until };
+            if let Some(until) = until.filter(|_| !lacking) {
+                summary.found.insert(host.clone(), until);
+            }
+            let lives = in_use.values().filter_map(|stamp| Some(stamp.lives.get(host)?.lifetime));
+            if let Some(life) = lives.max_by_key(|life| life.expires()) {
+                summary.lives.insert(host.clone(), life);
+            }
+        }
+        summary
+    }
+
+    fn content_end(&self, host: &RegistryHost) -> Option<SystemTime> {
+        let life = self.content.as_ref()?.stamp.lives.get(host)?;
+        Some(life.lifetime.expires())
+    }
+
+    /// The namespace with the newest of our Secrets.
+    pub(super) fn newest(&self) -> Option<(&str, &Stamp)> {
+        let ours = self.all.iter().filter_map(|(name, place)| match &place.secret {
+            Known::Ours { stamp, is_whole: true, .. } => Some((&**name, &**stamp)),
+            _ => None,
+        });
+        ours.max_by_key(|(_, stamp)| stamp.refreshed())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.options.name
+    }
+}
+
+impl Place {
+    /// Whether nothing is left to know about it.
+    fn is_forgotten(&self) -> bool {
+        let has_accounts = self.accounts.values().any(|account| !account.ours.is_empty());
+        !self.is_wanted
+            && !self.is_going
+            && !has_accounts
+            && matches!(self.secret, Known::Nothing | Known::Foreign)
+    }
+}
+
+impl Fault {
+    fn of(refusal: &Refusal, task: &Task) -> Self {
+        let is_missed = match task {
+            Task::Make | Task::Account { .. } => true,
+            // What stands there is judged by its age.
+            Task::Renew { .. } | Task::Remove { .. } => false,
+        };
+        let what = match task {
+            Task::Make => "the Secret cannot be made".to_owned(),
+            Task::Renew { .. } => "the Secret cannot be changed".to_owned(),
+            Task::Remove { .. } => "the Secret cannot be removed".to_owned(),
+            Task::Account { name, .. } => format!("the service account {name} cannot be changed"),
+        };
+        Self { kind: refusal.kind(), message: format!("{what}: {refusal}"), is_missed }
+    }
+}
+
+/// The same fault in many namespaces is one, with some of their names.
+fn add(faults: &mut Vec<(Fault, Vec<String>, usize)>, fault: &Fault, namespace: &str) {
+    let of_kind = faults.iter().position(|(known, ..)| known.kind == fault.kind);
+    match of_kind {
+        None => faults.push((fault.clone(), vec![namespace.to_owned()], 1)),
+        Some(index) => {
+            let (_, names, count) = &mut faults[index];
+            *count += 1;
+            if names.len() < MOST_NAMED {
+                names.push(namespace.to_owned());
+            }
+        }
+    }
+}
+
+/// The names that a note lists.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// The annotation of a service account that says which names are in it because of us.
+pub(super) const NOTE: &str = "freshcreds/image-pull-secrets";
+
+/// For so long a namespace that has just come may be without.
+const NEW_FOR: Duration = Duration::from_secs(10);
+/// When one is looked at again that should be gone.
+const GOING: Duration = Duration::from_secs(10);
+/// When one is looked at again that has changed at the same moment.
+const SOON: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const LONGEST_FOR_A_NAMESPACE: Duration = Duration::from_secs(5);
+/// So many namespaces are named in a message.
+const MOST_NAMED: usize = 5;
