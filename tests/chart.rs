@@ -477,6 +477,8 @@ fn uninstalling_takes_the_secrets_away_first() -> Result<()> {
 fn a_node_is_cleared_before_its_pod_waits_for_the_uninstall() -> Result<()> {
     let objects = rendered("node-remove")?;
     let pod = pods(objects)[0];
+    let strategy = &workload(objects)?["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(strategy["maxSurge"], 0, "the daemon would still run");
     let logout = &pod["initContainers"][0];
     assert_eq!((&logout["args"], &logout["restartPolicy"]), (&json!(["logout"]), &Value::Null));
     let [waiting] = list(&pod["containers"]) else { bail!("one container was expected") };
