@@ -119,6 +119,8 @@ impl From<Status> for Refusal {
         let is_immutable =
             || causes.iter().any(|cause| cause.message.contains("when `immutable` is set"));
         match status.code {
+            // Of something in front of it.
+            0 => Self::Garbage("an error that says nothing".to_owned()),
             401 => Self::Unknown(message),
             403 if is_terminating() => Self::Terminating,
             403 => Self::Forbidden(message),

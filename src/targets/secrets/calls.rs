@@ -39,7 +39,11 @@ impl Call {
             (Task::Remove { uid }, _) => self.remove(uid).await,
             (Task::Account { name, version, pulls, ours }, _) => {
                 let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
-                self.change_account(name, version, pulls, &ours).await
+                match self.change_account(name, version, pulls, &ours).await {
+                    // Somebody changed it. One that is not selected is not watched, either.
+                    Err(Refusal::Conflict(_)) => self.look_at_account(name).await,
+                    result => result,
+                }
             }
         }
     }
@@ -83,6 +87,13 @@ impl Call {
             accounts.patch(name, &parameters, &body).await
         });
         Ok(Done::Account(Item::from(changed.await?)))
+    }
+
+    async fn look_at_account(&self, name: &str) -> Result<Done, Refusal> {
+        let found = self.link.call(CALL_LIMIT, |client| async move {
+            Api::<ServiceAccount>::namespaced(client, &self.namespace).get(name).await
+        });
+        Ok(Done::Seen(Item::from(found.await?)))
     }
 
     /// What stands in the Secret, of what its annotation speaks of.

@@ -420,12 +420,16 @@ impl Keeper {
         match result {
             Ok(done) => {
                 (self.trouble, self.failures) = (None, 0);
+                let is_done = !matches!(done, Done::Seen(_));
                 let is_repair = self.places.done(&namespace, done);
                 let (what, count) = match task {
                     Task::Make | Task::Renew { .. } => ("written", &mut self.pass.written),
                     Task::Remove { .. } => ("removed", &mut self.pass.removed),
                     Task::Account { .. } => ("account", &mut self.pass.accounts),
                 };
+                if !is_done {
+                    return;
+                }
                 *count += 1;
                 self.status.metrics.wrote(&target, what);
                 if is_repair {

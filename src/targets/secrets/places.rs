@@ -102,6 +102,8 @@ pub(super) enum Done {
     Removed,
     /// The service account is like this now.
     Account(Item),
+    /// Nothing was done, since the service account has become like this meanwhile.
+    Seen(Item),
 }
 
 /// How the whole is.
@@ -380,6 +382,10 @@ impl Places {
             Done::Secret(item) => self.secret_is(&item),
             Done::Removed => self.secret_gone(namespace),
             Done::Account(item) => self.account_is(item, None),
+            Done::Seen(item) => {
+                self.account_is(item, None);
+                return false;
+            }
         }
         let Some(place) = self.all.get_mut(namespace) else { return is_repair };
         (place.is_tried, place.fault, place.failures, place.not_before) = (true, None, 0, None);

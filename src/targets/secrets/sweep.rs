@@ -1,6 +1,7 @@
 //! Removes what is ours in a cluster and named by no settings any more; at a `logout`,
 //! everything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
@@ -72,7 +73,13 @@ async fn sweep_labelled(link: &Arc<Link>, owner: &str, kept: &[Options]) -> Resu
     let labels = ListParams::default().labels(&format!("{OWNER}={owner}"));
     let is_kept = |name: &str| kept.iter().any(|options| options.name == name);
     for account in accounts(link, None, &labels).await? {
-        leave(link, owner, &account, is_kept).await?;
+        let mut stays = BTreeSet::new();
+        for options in kept {
+            if options.selects(link, &account).await? {
+                stays.insert(options.name.as_str());
+            }
+        }
+        leave(link, owner, &account, |name| stays.contains(name)).await?;
     }
     let mut removed = 0;
     for secret in secrets(link, None, &labels).await? {
@@ -106,6 +113,22 @@ async fn sweep_named(
 }
 
 impl Options {
+    /// Whether a service account is one of those that the settings name.
+    async fn selects(&self, link: &Arc<Link>, account: &Item) -> Result<bool, Refusal> {
+        let name = account.meta.name.as_deref().unwrap_or_default();
+        match &self.accounts {
+            super::Accounts::None => Ok(false),
+            super::Accounts::Named(names) => Ok(names.iter().any(|named| named == name)),
+            // Only the API server knows what its selectors mean.
+            super::Accounts::Selected(labels) => {
+                let namespace = account.meta.namespace.as_deref();
+                let one = ListParams::default().labels(labels);
+                let one = one.fields(&format!("metadata.name={name}"));
+                Ok(!accounts(link, namespace, &one).await?.is_empty())
+            }
+        }
+    }
+
     fn account_lists(&self) -> Vec<ListParams> {
         match &self.accounts {
             super::Accounts::None => Vec::new(),
