@@ -75,6 +75,11 @@ fn there_are_three_newest_versions_and_the_last_is_that_of_the_tool() -> Result<
 fn the_chart_has_the_version_and_the_user_of_the_rest() -> Result<()> {
     let chart = documents(&read(&format!("{CHART}/Chart.yaml"))?)?.remove(0);
     assert_eq!((&chart["version"], &chart["appVersion"]), (&VERSION.into(), &VERSION.into()));
+    let readme = read(&format!("{CHART}/README.md"))?;
+    ensure!(
+        readme.contains(&format!("    version: {VERSION}\n")),
+        "the README has another version"
+    );
     let defaults = defaults()?;
     let dockerfile = read("Dockerfile")?;
     let user = format!("USER {}:{}", defaults["user"], defaults["group"]);
