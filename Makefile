@@ -14,7 +14,7 @@ ADVISORIES := required
 tool = @$(CARGO) $(1) --version 2>/dev/null | grep -qE '(^| )$(subst .,\.,$(2))$$' \
 	|| $(CARGO) install cargo-$(1) --version $(2) --locked --debug $(3)
 
-.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz setup check fmt clippy deny doc advisories notices notices-check cargo-deny cargo-audit cargo-cyclonedx cargo-deb bench bench-setup
+.PHONY: help demo manual package test test-system image image-arm64 binaries reproducible stress simulate fleet fuzz test-cluster setup check fmt clippy deny doc advisories notices notices-check cargo-deny cargo-audit cargo-cyclonedx cargo-deb bench bench-setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ stress: setup ## the same faults and races as the tests, for an hour: 10,000 kil
 	FRESHCREDS_STRESS=1 PROPTEST_CASES=20000 $(CARGO) test --locked --all-features --lib -- --nocapture replace
 	FRESHCREDS_STRESS=1 $(CARGO) test --locked --all-features --test end_to_end -- --nocapture --test-threads 2 \
 		killed_at_random killed_before logins_of no_reader a_single_file a_disk_that_hangs
+
+test-cluster: ## the cluster's suite against a real one, KUBECONFIG=FILE: makes namespaces of its own there, and removes them
+	@test -n "$$KUBECONFIG" || { echo 'say which cluster: KUBECONFIG=FILE make test-cluster' >&2; exit 2; }
+	FRESHCREDS_TEST_KUBECONFIG="$$KUBECONFIG" $(CARGO) test --locked --all-features --test cluster -- \
+		--test-threads 4 --skip faults:: --skip stand_in::
 
 simulate: ## 1,000 random years of simulated time against issuers and clocks that fail
 	FRESHCREDS_YEARS=1000 $(CARGO) test --locked --release --test simulation -- --nocapture

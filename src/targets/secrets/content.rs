@@ -272,17 +272,22 @@ mod tests {
 
     use super::*;
 
-    fn clock() -> Clock {
-        Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
+    /// To the millisecond, as annotations are.
+    fn moment() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
     }
 
-    fn entries(clock: &Clock) -> Entries {
-        let life = Lifetime::new(clock.now(), clock.now() + Duration::from_hours(12));
+    fn clock() -> Clock {
+        Clock::simulated(moment())
+    }
+
+    fn entries() -> Entries {
+        let life = Lifetime::new(moment(), moment() + Duration::from_hours(12));
         let entry = |life| Entry {
             credential: Credential::new("AWS", "canary-secret".to_owned().into(), life).unwrap(),
             origin: "an origin".to_owned(),
         };
-        let endless = entry(Lifetime::endless(clock.now() - Duration::from_hours(1)));
+        let endless = entry(Lifetime::endless(moment() - Duration::from_hours(1)));
         [("gcr.io".parse().unwrap(), entry(life)), ("quay.io".parse().unwrap(), endless)].into()
     }
 
@@ -303,7 +308,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_with_its_life() {
         let clock = clock();
-        let content = Content::new(entries(&clock), &clock);
+        let content = Content::new(entries(), &clock);
         let Whose::Ours { text, is_made_by_us: true, is_whole: true } =
             whose(&meta(&content), "us")
         else {
@@ -313,7 +318,7 @@ mod tests {
         assert_eq!(stamp.text, content.stamp.text);
         let document = STANDARD.decode(content.data.expose_secret()).unwrap();
         assert!(are_same(&stamp.entries(&document), &content.entries));
-        assert_eq!(stamp.refreshed(), Some(clock.now()));
+        assert_eq!(stamp.refreshed(), Some(moment()));
         let again = Content::new(stamp.entries(&document), &clock);
         assert_eq!(again.stamp.text, content.stamp.text, "or a restart would write all anew");
     }
@@ -321,7 +326,7 @@ mod tests {
     #[test]
     fn neither_annotations_nor_labels_have_a_secret_in_them() {
         let clock = clock();
-        let content = Content::new(entries(&clock), &clock);
+        let content = Content::new(entries(), &clock);
         let applied = content.applied("name", "us", Some("uid"));
         let value = serde_json::to_value(&applied).unwrap();
         let metadata = value["metadata"].to_string();
@@ -341,7 +346,7 @@ mod tests {
     #[test]
     fn who_changes_the_data_or_copies_the_label_is_seen_in_the_metadata_alone() {
         let clock = clock();
-        let content = Content::new(entries(&clock), &clock);
+        let content = Content::new(entries(), &clock);
         let ours = meta(&content);
         assert!(matches!(whose(&ours, "others"), Whose::Foreign));
 
