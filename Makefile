@@ -23,8 +23,9 @@ demo: ## run the daemon against a local stand-in cloud for half a minute; needs 
 	$(CARGO) build --locked --bin freshcreds
 	$(CARGO) run --locked --example demo
 
-manual: ## write the manual pages and the shells' completions anew, after a change of the command line
+manual: ## write anew what is generated: manual pages, completions, the chart's table of values and its copies
 	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test packaging -- the_manual_pages the_completions
+	FRESHCREDS_WRITE=1 $(CARGO) test --locked --test chart -- every_value_is the_files_of_the_chart
 
 # BINARY=FILE packs that program instead of building one.
 package: cargo-deb ## the Debian package: target/debian/*.deb

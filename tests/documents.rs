@@ -12,7 +12,7 @@ mod repository;
 
 fn documents() -> Result<Vec<PathBuf>> {
     let mut documents = Vec::new();
-    for folder in [".", "docs", "charts/freshcreds"] {
+    for folder in [".", "docs", "charts/freshcreds", "examples/kubernetes"] {
         for entry in std::fs::read_dir(root().join(folder))? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "md") {

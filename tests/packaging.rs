@@ -1,5 +1,5 @@
-//! What is shipped around the program, judged by the programs that will read it: systemd, helm,
-//! Kubernetes' own schemas, hadolint, shellcheck.
+//! What is shipped around the program, judged by the programs that will read it: systemd, hadolint, shellcheck.
+//! The chart is in `chart.rs`.
 //!
 //! A tool that is missing fails its tests and says so; none is skipped.
 
@@ -206,152 +206,6 @@ fn is_as_generated(generated: &Path, shipped: &str) -> Result<()> {
     Ok(())
 }
 
-// --- the chart -----------------------------------------------------------------------------------
-
-#[test]
-fn helm_and_kubernetes_accept_the_chart_with_each_set_of_values() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    for values in sets_of_values()? {
-        let shown = values.display();
-        succeeds(helm("lint")?.args(["--strict", CHART, "--values"]).arg(&values))
-            .with_context(|| format!("helm lint with {shown}"))?;
-
-        let rendered = folder.path().join(values.file_name().context("no name")?);
-        put(&rendered, &render(&values)?)?;
-        succeeds(tool("kubernetes-validate")?.arg("--strict").arg(&rendered))
-            .with_context(|| format!("kubernetes-validate with {shown}"))?;
-    }
-    Ok(())
-}
-
-#[test]
-fn the_chart_shares_the_folder_and_never_a_file() -> Result<()> {
-    for values in sets_of_values()? {
-        let rendered = render(&values)?;
-        ensure!(!rendered.contains("subPath"), "a subPath in:\n{rendered}");
-
-        let pod = pod(&rendered)?;
-        let volume = &pod["volumes"][0];
-        assert_eq!(volume["emptyDir"]["medium"], "Memory");
-        for container in both_containers(&pod)? {
-            assert_eq!(container["volumeMounts"][0]["name"], volume["name"]);
-            assert_eq!(container["volumeMounts"][0]["mountPath"], FOLDER);
-            assert_eq!(variable(container, "DOCKER_CONFIG"), FOLDER);
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn the_application_starts_when_the_first_credentials_are_there() -> Result<()> {
-    for values in sets_of_values()? {
-        let pod = pod(&render(&values)?)?;
-        let [freshcreds, _] = both_containers(&pod)?;
-        assert_eq!(freshcreds["restartPolicy"], "Always", "else it is no sidecar");
-        let probe = &freshcreds["startupProbe"]["exec"]["command"];
-        assert_eq!(probe, &serde_json::json!([INSTALLED, "check"]));
-        assert_eq!(freshcreds["livenessProbe"], Value::Null, "no cloud may kill it");
-    }
-    Ok(())
-}
-
-#[test]
-fn both_containers_run_as_one_user_without_privileges() -> Result<()> {
-    for values in sets_of_values()? {
-        let pod = pod(&render(&values)?)?;
-        let context = &pod["securityContext"];
-        assert_eq!(context["runAsNonRoot"], true);
-        assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
-        assert_eq!(context["fsGroup"], context["runAsGroup"], "or a mounted token cannot be read");
-        for container in both_containers(&pod)? {
-            let own = &container["securityContext"];
-            assert_eq!(own["runAsUser"], Value::Null, "config.json is for one user alone");
-            assert_eq!(own["allowPrivilegeEscalation"], false);
-            assert_eq!(own["capabilities"]["drop"], serde_json::json!(["ALL"]));
-        }
-        let [freshcreds, _] = both_containers(&pod)?;
-        assert_eq!(freshcreds["securityContext"]["readOnlyRootFilesystem"], true);
-    }
-    Ok(())
-}
-
-#[test]
-fn the_values_reach_the_pod() -> Result<()> {
-    let several = pod(&render(&values("several"))?)?;
-    let [freshcreds, application] = both_containers(&several)?;
-    let arguments = freshcreds["args"].as_array().context("no arguments")?;
-    assert_eq!(arguments.len(), 1 + 5, "`run` and the registries: {arguments:?}");
-    assert_eq!(several["securityContext"]["runAsUser"], 1000);
-    assert_eq!(variable(freshcreds, "FRESHCREDS_LOG_LEVEL"), "debug");
-    assert_eq!(application["volumeMounts"][0]["readOnly"], false);
-
-    let irsa = documents(&render(&values("irsa"))?)?;
-    let account = of_kind(&irsa, "ServiceAccount")?;
-    let role = &account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"];
-    assert_eq!(role, "arn:aws:iam::123456789012:role/pull");
-    let pod = &of_kind(&irsa, "Deployment")?["spec"]["template"]["spec"];
-    assert_eq!(pod["serviceAccountName"], account["metadata"]["name"]);
-    Ok(())
-}
-
-#[test]
-fn a_value_that_is_not_known_or_makes_no_sense_is_refused() -> Result<()> {
-    for (value, complaint) in [
-        ("registrys={a.example}", "'registrys' not allowed"),
-        ("application.securityContext.runAsUser=0", "'runAsUser' not allowed"),
-        ("user=0", "/user"),
-        ("registries={https://a.example}", "/registries/0"),
-        ("registries={a.example,a.example}", "/registries"),
-        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
-        ("readiness=no", "/readiness"),
-    ] {
-        let mut command = template(&values("minimal"))?;
-        let said = fails(command.args(["--set", value]))?;
-        ensure!(said.contains(complaint), "`{value}` is refused with:\n{said}");
-    }
-    Ok(())
-}
-
-#[test]
-fn a_value_that_nobody_can_guess_is_asked_for_with_an_example() -> Result<()> {
-    for (value, complaint) in [
-        ("registries=null", "`registries` is empty: name the registries"),
-        ("application.image=", "`application.image` is empty: name the image"),
-    ] {
-        let mut command = template(&values("minimal"))?;
-        let said = fails(command.args(["--set", value]))?;
-        ensure!(said.contains(complaint), "`{value}` is refused with:\n{said}");
-        ensure!(said.contains("--set "), "without an example:\n{said}");
-    }
-    Ok(())
-}
-
-#[test]
-fn the_command_in_the_readme_of_the_chart_works() -> Result<()> {
-    let readme = read(&format!("{CHART}/README.md"))?;
-    let command = readme
-        .split_once("```sh\n")
-        .and_then(|(_, rest)| rest.split_once("```"))
-        .map(|(command, _)| command.trim().replacen("helm ", "\"$HELM\" ", 1))
-        .context("no ```sh block")?;
-    let home = tempfile::tempdir()?;
-    let said = succeeds(
-        system("sh")
-            .current_dir(root())
-            .env("HELM", repository::tool("bin/helm")?)
-            .env("HOME", home.path())
-            .env("KUBECONFIG", "/dev/null")
-            .args(["-euc", &format!("{command} --dry-run=client")]),
-    )?;
-    let (_, notes) = said.split_once("NOTES:").context("no notes")?;
-    for told in
-        ["rollout status deployment/builder-freshcreds", "logs deployment/", "freshcreds status"]
-    {
-        ensure!(notes.contains(told), "the notes do not say `{told}`:\n{notes}");
-    }
-    Ok(())
-}
-
 // --- the image, compose and the setup script -----------------------------------------------------
 
 #[test]
@@ -417,19 +271,12 @@ fn the_image_has_the_version_the_folder_and_the_user_of_the_rest() -> Result<()>
     ] {
         ensure!(dockerfile.lines().any(|it| it == line), "the Dockerfile does not say `{line}`");
     }
-
-    let chart = documents(&read(&format!("{CHART}/Chart.yaml"))?)?.remove(0);
-    assert_eq!(chart["version"], version);
-    assert_eq!(chart["appVersion"], version);
-    let defaults = documents(&read(&format!("{CHART}/values.yaml"))?)?.remove(0);
-    assert_eq!((&defaults["user"], &defaults["group"]), (&65532.into(), &65532.into()));
     Ok(())
 }
 
 // --- what the tests ask ---------------------------------------------------------------------------
 
-const CHART: &str = "charts/freshcreds";
-/// The shared folder of the containers, in the image, the chart and the compose file.
+/// The shared folder of the containers, in the image and the compose file; `tests/chart.rs` has the chart's.
 const FOLDER: &str = "/var/run/freshcreds";
 /// Where the program is in the image.
 const INSTALLED: &str = "/usr/local/bin/freshcreds";
@@ -478,64 +325,7 @@ fn units() -> Result<Vec<PathBuf>> {
     Ok(units)
 }
 
-/// The sets of values that come with the chart.
-fn sets_of_values() -> Result<Vec<PathBuf>> {
-    let mut sets = Vec::new();
-    for entry in fs::read_dir(root().join(CHART).join("ci"))? {
-        sets.push(entry?.path());
-    }
-    ensure!(sets.len() >= 3, "only {} sets of values", sets.len());
-    Ok(sets)
-}
-
-fn values(name: &str) -> PathBuf {
-    root().join(CHART).join(format!("ci/{name}-values.yaml"))
-}
-
-fn template(values: &Path) -> Result<Command> {
-    let mut command = helm("template")?;
-    command.args(["demo", CHART, "--namespace", "demo", "--values"]).arg(values);
-    Ok(command)
-}
-
-/// The chart as Kubernetes gets it.
-fn render(values: &Path) -> Result<String> {
-    succeeds(&mut template(values)?)
-}
-
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Result<&'a Value> {
-    objects.iter().find(|it| it["kind"] == kind).with_context(|| format!("no {kind}"))
-}
-
-fn pod(rendered: &str) -> Result<Value> {
-    let objects = documents(rendered)?;
-    Ok(of_kind(&objects, "Deployment")?["spec"]["template"]["spec"].clone())
-}
-
-/// freshcreds, and the application.
-fn both_containers(pod: &Value) -> Result<[&Value; 2]> {
-    let only = |list: &'static str| -> Result<&Value> {
-        match pod[list].as_array().map(Vec::as_slice) {
-            Some([one]) => Ok(one),
-            other => bail!("one of {list} was expected, not {other:?}"),
-        }
-    };
-    Ok([only("initContainers")?, only("containers")?])
-}
-
-fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
-    let variables = container["env"].as_array().map_or(&[][..], Vec::as_slice);
-    variables.iter().find(|it| it["name"] == name).map_or(&Value::Null, |it| &it["value"])
-}
-
 // --- how they ask ---------------------------------------------------------------------------------
-
-fn helm(verb: &str) -> Result<Command> {
-    let mut command = tool("helm")?;
-    // No cluster and no plugin of whoever runs the tests.
-    command.arg(verb).env("KUBECONFIG", "/dev/null").env("HELM_PLUGINS", "/nowhere");
-    Ok(command)
-}
 
 /// A tool that `make setup` puts below `target/tools`.
 fn tool(name: &str) -> Result<Command> {
@@ -553,12 +343,5 @@ fn succeeds(command: &mut Command) -> Result<String> {
     match outcome(command)? {
         (true, said) => Ok(said),
         (false, said) => bail!("{command:?} fails:\n{said}"),
-    }
-}
-
-fn fails(command: &mut Command) -> Result<String> {
-    match outcome(command)? {
-        (false, said) => Ok(said),
-        (true, said) => bail!("{command:?} should have failed:\n{said}"),
     }
 }

@@ -8,10 +8,14 @@ mod cloud;
 #[expect(dead_code, reason = "shared with other tests, which use other parts of it")]
 #[path = "../support/machine.rs"]
 mod machine;
+#[expect(dead_code, reason = "shared with other tests, which use other parts of it")]
+#[path = "../support/repository.rs"]
+mod repository;
 mod stage;
 #[path = "../support/cluster/mod.rs"]
 mod stand_in;
 
+mod chart;
 mod faults;
 mod replicas;
 mod rights;

@@ -14,11 +14,11 @@ use crate::stage::Stage;
 use crate::stand_in;
 
 /// A rule of RBAC: verbs, resource, the namespace or all, names or all.
-type Rule<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a str>);
+pub(crate) type Rule<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a str>);
 
 impl Stage {
     /// Makes the program somebody who may do this, and nothing else.
-    async fn allow(&mut self, home: &str, rules: &[Rule<'_>]) -> Result<()> {
+    pub(crate) async fn allow(&mut self, home: &str, rules: &[Rule<'_>]) -> Result<()> {
         let path = self.machine.home().join("kubeconfig");
         if self.is_real() {
             let token = self.bind(home, rules).await?;
@@ -93,7 +93,7 @@ impl Stage {
         token.status.and_then(|status| status.token).context("no token")
     }
 
-    async fn unbind(&self, rules: &[Rule<'_>]) -> Result<()> {
+    pub(crate) async fn unbind(&self, rules: &[Rule<'_>]) -> Result<()> {
         for index in (0..rules.len()).filter(|index| self.is_real() && rules[*index].2.is_none()) {
             let (name, how) = (format!("{}-{index}", self.name()), DeleteParams::default());
             Api::<ClusterRole>::all(self.client.clone()).delete(&name, &how).await?;
