@@ -230,7 +230,7 @@ impl Crew {
                 {
                     let now = self.clock.now();
                     self.status.set_target(&kept.options.path.as_path().into(), |target| {
-                        target.wrote(now)
+                        target.wrote(now);
                     });
                 }
                 self.files.push(kept);

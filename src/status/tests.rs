@@ -122,7 +122,7 @@ async fn what_hides_an_entry_makes_it_not_ready() {
     assert!(report.output[0].contains("docker passes by it in /config.json: a helper"));
     // Somebody else's entry is their matter.
     status.set_target(&Path::new("/config.json").into(), |target| {
-        target.in_the_way = vec![obstacle(vec![])]
+        target.in_the_way = vec![obstacle(vec![])];
     });
     assert!(status.report().is_ready());
 }

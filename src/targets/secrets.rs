@@ -33,7 +33,7 @@ pub use self::keeper::{Keeper, Work};
 #[cfg(feature = "kubernetes")]
 pub use self::recall::{Recalled, recall};
 #[cfg(feature = "kubernetes")]
-pub use self::sweep::{log_out, sweep};
+pub use self::sweep::{log_out, sweep, sweep_named};
 use crate::credential::RegistryHost;
 
 /// What the settings say about one Secret.

@@ -150,7 +150,7 @@ fn secret(table: &ImagePullSecretTable, registries: &[Registry]) -> Result<Optio
         let bad = || BadCluster::Name { key, text: text.clone(), has_dots };
         is_name.then(|| text.clone()).ok_or_else(bad)
     };
-    let names = |key, list: &Option<Vec<String>>, has_dots| match list {
+    let list_of = |key, list: &Option<Vec<String>>, has_dots| match list {
         None => Ok(None),
         Some(list) => {
             not_empty_nor_twice(key, list)?;
@@ -160,10 +160,11 @@ fn secret(table: &ImagePullSecretTable, registries: &[Registry]) -> Result<Optio
                 .map(Some)
         }
     };
-    let excluded = names("excluded_namespaces", &table.excluded_namespaces, false)?;
+    let excluded = list_of("excluded_namespaces", &table.excluded_namespaces, false)?;
     let selector = selector("namespace_selector", table.namespace_selector.as_ref())?;
     let is_for_all = table.all_namespaces == Some(true);
-    let namespaces = match (names("namespaces", &table.namespaces, false)?, selector, is_for_all) {
+    let namespaces = match (list_of("namespaces", &table.namespaces, false)?, selector, is_for_all)
+    {
         (Some(_), None, false) if excluded.is_some() => return Err(BadCluster::NothingToExclude),
         (Some(named), None, false) => Namespaces::Named(named),
         (None, selector @ Some(_), false) | (None, selector @ None, true) => {
@@ -171,7 +172,7 @@ fn secret(table: &ImagePullSecretTable, registries: &[Registry]) -> Result<Optio
         }
         _ => return Err(BadCluster::NoNamespaces),
     };
-    let named = names("service_accounts", &table.service_accounts, true)?;
+    let named = list_of("service_accounts", &table.service_accounts, true)?;
     let selected =
         self::selector("service_account_selector", table.service_account_selector.as_ref())?;
     let accounts = match (named, selected) {

@@ -82,7 +82,7 @@ impl Crew {
             task.end(&self.status).await;
             let is_named = settings.secrets.iter().any(|other| other.name == options.name);
             if is_leading && is_working && (!is_named || owner != settings.cluster.owner) {
-                gone.push((before, owner, options));
+                gone.push(Gone { link: before, owner, options });
             }
         }
         self.cluster.link = Some(Arc::clone(&link));
@@ -124,7 +124,12 @@ impl Crew {
             });
         }
         if is_working {
-            self.sweep(settings, &link, gone);
+            tokio::spawn(sweep(Sweep {
+                link,
+                owner: settings.cluster.owner.clone(),
+                kept: settings.secrets.clone(),
+                gone,
+            }));
         }
         known
     }
@@ -177,41 +182,6 @@ impl Crew {
             keepers.push(self.keeper(work));
         }
         keepers
-    }
-
-    /// Removes what the settings name no more, beside everything else.
-    fn sweep(
-        &self,
-        settings: &Settings,
-        link: &Arc<Link>,
-        gone: Vec<(Arc<Link>, String, Options)>,
-    ) {
-        let mut sweeps: Vec<(Arc<Link>, String, Vec<Options>, Vec<Options>)> = Vec::new();
-        sweeps.push((
-            Arc::clone(link),
-            settings.cluster.owner.clone(),
-            settings.secrets.clone(),
-            Vec::new(),
-        ));
-        for (link, owner, options) in gone {
-            let same = sweeps
-                .iter_mut()
-                .find(|(other, whose, ..)| Arc::ptr_eq(other, &link) && *whose == owner);
-            match same {
-                Some((.., gone)) => gone.push(options),
-                None => sweeps.push((link, owner, Vec::new(), vec![options])),
-            }
-        }
-        tokio::spawn(async move {
-            for (link, owner, kept, gone) in sweeps {
-                match secrets::sweep(&link, &owner, &kept, &gone).await {
-                    Ok(0) => {}
-                    Ok(count) => info!(count, "image pull secrets removed that no settings name"),
-                    Err(error @ Refusal::Forbidden(_)) => debug!(%error, "nothing swept"),
-                    Err(error) => warn!(%error, "what no settings name could not be removed"),
-                }
-            }
-        });
     }
 
     pub(super) async fn end_cluster(&mut self) {
@@ -302,6 +272,37 @@ impl Candidate {
     pub(in crate::daemon) async fn end(self, status: &Status) {
         self.task.end(status).await;
     }
+}
+
+/// What is to be removed from the cluster.
+struct Sweep {
+    link: Arc<Link>,
+    owner: String,
+    kept: Vec<Options>,
+    gone: Vec<Gone>,
+}
+
+/// A Secret that has left the settings.
+struct Gone {
+    link: Arc<Link>,
+    owner: String,
+    options: Options,
+}
+
+/// Removes what the settings name no more, beside everything else.
+async fn sweep(sweep: Sweep) {
+    let tell = |removed: Result<usize, Refusal>| match removed {
+        Ok(0) => {}
+        Ok(count) => info!(count, "image pull secrets removed that no settings name"),
+        Err(error @ Refusal::Forbidden(_)) => debug!(%error, "nothing swept"),
+        Err(error) => warn!(%error, "what no settings name could not be removed"),
+    };
+    let Sweep { link, owner, kept, gone } = sweep;
+    // By name first: that needs fewer rights.
+    for Gone { link, owner, options } in gone {
+        tell(secrets::sweep_named(&link, &owner, &options).await);
+    }
+    tell(secrets::sweep(&link, &owner, &kept).await);
 }
 
 /// A way to a cluster that calls are counted on.

@@ -274,7 +274,7 @@ mod tests {
 
     /// To the millisecond, as annotations are.
     fn moment() -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+        SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
     }
 
     fn clock() -> Clock {

@@ -313,7 +313,7 @@ impl Keeper {
             Told::Is(item) => match kind {
                 Kind::Namespaces(_) => self.places.namespace_is(&item),
                 Kind::Secrets { .. } => self.places.secret_is(&item),
-                Kind::Accounts { .. } => self.places.account_is(item, Some(true)),
+                Kind::Accounts { .. } => self.places.account_is(*item, Some(true)),
             },
             Told::Gone(key) => match kind {
                 Kind::Namespaces(_) => self.places.namespace_gone(&key.1),

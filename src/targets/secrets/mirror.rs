@@ -58,7 +58,7 @@ pub(super) type Key = (Box<str>, Box<str>);
 #[derive(Debug)]
 pub(super) enum Told {
     /// It is there, and like this.
-    Is(Item),
+    Is(Box<Item>),
     /// It is not there any more.
     Gone(Key),
     /// Everything has been told, and each change will be.
@@ -154,7 +154,7 @@ impl Mirror {
                 .await?;
             for item in page.items {
                 listed.insert(key(&item.meta));
-                if !self.say(Told::Is(item)).await {
+                if !self.say(Told::Is(Box::new(item))).await {
                     return Ok(Heard::Nobody);
                 }
             }
@@ -201,7 +201,7 @@ impl Mirror {
                 WatchEvent::Added(item) | WatchEvent::Modified(item) => {
                     self.version.clone_from(&item.meta.resource_version);
                     self.known.insert(key(&item.meta));
-                    Told::Is(item)
+                    Told::Is(Box::new(item))
                 }
                 WatchEvent::Deleted(item) => {
                     self.version.clone_from(&item.meta.resource_version);
@@ -357,7 +357,7 @@ const LIST_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long a watch lasts before it is begun anew: a connection that died without a word is
 /// noticed by then.
-const WATCH_LASTS: Duration = Duration::from_secs(240);
+const WATCH_LASTS: Duration = Duration::from_mins(4);
 const WATCH_GRACE: Duration = Duration::from_secs(20);
 
 /// How often everything is listed, whatever a watch says.

@@ -33,6 +33,7 @@ pub(super) struct Places {
 }
 
 /// What is known about one namespace.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 struct Place {
     /// Whether the Secret is to be there.
     is_wanted: bool,
@@ -202,7 +203,7 @@ impl Places {
             Whose::Foreign => Known::Foreign,
             Whose::Ours { text, is_made_by_us, is_whole } => Known::Ours {
                 uid: item.meta.uid.as_deref().unwrap_or_default().into(),
-                stamp: self.stamp(text),
+                stamp: self.stamp(&text),
                 is_made_by_us,
                 is_whole,
             },
@@ -262,13 +263,13 @@ impl Places {
     }
 
     /// The same text is kept once.
-    fn stamp(&mut self, text: String) -> Arc<Stamp> {
+    fn stamp(&mut self, text: &str) -> Arc<Stamp> {
         let ours = self.content.iter().map(|content| &content.stamp);
         if let Some(known) = ours.chain(&self.stamps).find(|stamp| stamp.text == text) {
             return Arc::clone(known);
         }
         self.stamps.retain(|stamp| Arc::strong_count(stamp) > 1);
-        let stamp = Arc::new(Stamp::read(&text, &self.clock));
+        let stamp = Arc::new(Stamp::read(text, &self.clock));
         self.stamps.push(Arc::clone(&stamp));
         stamp
     }

@@ -19,32 +19,49 @@ use crate::kubernetes::lease::{self, Election};
 use crate::kubernetes::{LeaseName, Link, Refusal};
 
 /// Removes the Secrets of ours whose names are not among `kept`, and takes their names out of
-/// service accounts. They are found by our label; whoever may not look for that looks for those
-/// that are known to be `gone`, by name. Says how many Secrets there were.
+/// service accounts. They are found by our label. Says how many Secrets there were.
 ///
 /// # Errors
 ///
 /// If one cannot be removed, or if nobody may look for it.
-pub async fn sweep(
-    link: &Arc<Link>,
-    owner: &str,
-    kept: &[Options],
-    gone: &[Options],
-) -> Result<usize, Refusal> {
-    match sweep_labelled(link, owner, kept).await {
-        Err(Refusal::Forbidden(_)) => {}
-        result => return result,
+pub async fn sweep(link: &Arc<Link>, owner: &str, kept: &[Options]) -> Result<usize, Refusal> {
+    let labels = ListParams::default().labels(&format!("{OWNER}={owner}"));
+    let is_kept = |name: &str| kept.iter().any(|options| options.name == name);
+    for account in accounts(link, None, &labels).await? {
+        let mut stays = BTreeSet::new();
+        for options in kept {
+            if options.selects(link, &account).await? {
+                stays.insert(options.name.as_str());
+            }
+        }
+        leave(link, owner, &account, |name| stays.contains(name)).await?;
     }
     let mut removed = 0;
-    for options in gone {
-        match sweep_named(link, owner, options, Scope::Cluster).await {
-            Err(Refusal::Forbidden(_)) if matches!(options.namespaces, Namespaces::Named(_)) => {
-                removed += sweep_named(link, owner, options, Scope::Namespace).await?;
-            }
-            result => removed += result?,
+    for secret in secrets(link, None, &labels).await? {
+        if !is_kept(secret.meta.name.as_deref().unwrap_or_default()) {
+            removed += usize::from(remove(link, owner, &secret).await?);
         }
     }
     Ok(removed)
+}
+
+/// Removes the Secrets of one name, for whoever may not look for our label: in the whole cluster
+/// or, for whoever may not do that either, in the namespaces that are named.
+///
+/// # Errors
+///
+/// If one cannot be removed, or if nobody may look for it.
+pub async fn sweep_named(
+    link: &Arc<Link>,
+    owner: &str,
+    options: &Options,
+) -> Result<usize, Refusal> {
+    match sweep_in(link, owner, options, Scope::Cluster).await {
+        Err(Refusal::Forbidden(_)) if matches!(options.namespaces, Namespaces::Named(_)) => {
+            sweep_in(link, owner, options, Scope::Namespace).await
+        }
+        result => result,
+    }
 }
 
 /// Removes all that is ours. Where there is a lease, it is taken first and kept for a while, so
@@ -66,31 +83,18 @@ pub async fn log_out(
         election.seize(LOGGED_OUT_FOR).await?;
         clock.sleep(lease::NOTICED_WITHIN).await;
     }
-    sweep(link, owner, &[], configured).await
-}
-
-async fn sweep_labelled(link: &Arc<Link>, owner: &str, kept: &[Options]) -> Result<usize, Refusal> {
-    let labels = ListParams::default().labels(&format!("{OWNER}={owner}"));
-    let is_kept = |name: &str| kept.iter().any(|options| options.name == name);
-    for account in accounts(link, None, &labels).await? {
-        let mut stays = BTreeSet::new();
-        for options in kept {
-            if options.selects(link, &account).await? {
-                stays.insert(options.name.as_str());
-            }
-        }
-        leave(link, owner, &account, |name| stays.contains(name)).await?;
+    match sweep(link, owner, &[]).await {
+        Err(Refusal::Forbidden(_)) => {}
+        result => return result,
     }
     let mut removed = 0;
-    for secret in secrets(link, None, &labels).await? {
-        if !is_kept(secret.meta.name.as_deref().unwrap_or_default()) {
-            removed += usize::from(remove(link, owner, &secret).await?);
-        }
+    for options in configured {
+        removed += sweep_named(link, owner, options).await?;
     }
     Ok(removed)
 }
 
-async fn sweep_named(
+async fn sweep_in(
     link: &Arc<Link>,
     owner: &str,
     options: &Options,
@@ -104,8 +108,8 @@ async fn sweep_named(
                 leave(link, owner, &account, |name| name != options.name).await?;
             }
         }
-        let named = ListParams::default().fields(&format!("metadata.name={}", options.name));
-        for secret in secrets(link, namespace, &named).await? {
+        let by_name = ListParams::default().fields(&format!("metadata.name={}", options.name));
+        for secret in secrets(link, namespace, &by_name).await? {
             removed += usize::from(remove(link, owner, &secret).await?);
         }
     }
@@ -133,8 +137,8 @@ impl Options {
         match &self.accounts {
             super::Accounts::None => Vec::new(),
             super::Accounts::Named(names) => {
-                let named = |name| ListParams::default().fields(&format!("metadata.name={name}"));
-                names.iter().map(named).collect()
+                let by_name = |name| ListParams::default().fields(&format!("metadata.name={name}"));
+                names.iter().map(by_name).collect()
             }
             super::Accounts::Selected(labels) => vec![ListParams::default().labels(labels)],
         }
