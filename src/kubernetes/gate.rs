@@ -112,3 +112,6 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// More than this is a mistake of somebody's.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests;

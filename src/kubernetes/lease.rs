@@ -6,7 +6,7 @@
 //! <https://kubernetes.io/docs/concepts/architecture/leases/>
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -40,8 +40,9 @@ pub struct Election {
     standing: watch::Sender<Standing>,
     /// The Lease as it was seen last, and since when it has been so, by the monotonic clock.
     seen: Option<(Lease, Duration)>,
-    /// When it was last renewed by us, likewise.
-    renewed: Option<Duration>,
+    /// When it was last renewed by us, by the clock that goes on while the machine is suspended:
+    /// to whoever else stands, it has run out meanwhile.
+    renewed: Option<SystemTime>,
 }
 
 impl Election {
@@ -62,14 +63,20 @@ impl Election {
     /// working before.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
+            // A call can take its time, and the next turn comes after a pause: neither makes it
+            // longer ours.
+            let over = self.over();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = over => self.step_down(),
                 () = self.turn() => {}
             }
+            let over = self.over();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = over => self.step_down(),
                 () = self.clock.sleep(RETRY_EVERY) => {}
             }
         }
@@ -99,9 +106,27 @@ impl Election {
         Err(Refusal::Conflict(format!("the lease {} changes all the time", self.name)))
     }
 
+    /// Ends when it is not ours any more, unless it is renewed.
+    fn over(&self) -> impl Future<Output = ()> + use<> {
+        let (clock, end) = (self.clock.clone(), self.renewed.map(|at| at + GIVE_UP_AFTER));
+        async move {
+            match end {
+                Some(end) => clock.sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn step_down(&mut self) {
+        self.renewed = None;
+        self.standing.send_modify(|standing| {
+            (standing.is_leading, standing.holder) = (false, None);
+        });
+    }
+
     async fn turn(&mut self) {
         // From before the call: what others see may be as old as that.
-        let asked = self.clock.monotonic();
+        let asked = self.clock.now();
         let result = self.try_to_have_it().await;
         let failing = match result {
             Ok(is_ours) => {
@@ -112,8 +137,8 @@ impl Election {
             Err(Refusal::Conflict(_)) => None,
             Err(refusal) => Some(refusal),
         };
-        let now = self.clock.monotonic();
-        let still = self.renewed.is_some_and(|at| now.saturating_sub(at) < GIVE_UP_AFTER);
+        let now = self.clock.now();
+        let still = self.renewed.is_some_and(|at| now < at + GIVE_UP_AFTER);
         let holder = if still { Some(self.me.clone()) } else { self.holder() };
         let new = Standing { is_leading: still, holder, failing };
         self.standing.send_if_modified(|standing| {
@@ -133,6 +158,13 @@ impl Election {
     /// Renews it, or takes it if nobody has it. Says whether it is ours.
     async fn try_to_have_it(&mut self) -> Result<bool, Refusal> {
         let Some(found) = self.get().await? else {
+            if self.seen.is_some() && self.renewed.is_none() {
+                // Somebody has deleted it, and whoever had it may not know yet.
+                self.see(Lease::default());
+                if !self.is_over(None) {
+                    return Ok(false);
+                }
+            }
             let made = self.make(DURATION).await?;
             self.see(made);
             return Ok(true);
@@ -234,14 +266,14 @@ fn seconds(duration: Duration) -> Option<i32> {
 /// one has it.
 const DURATION: Duration = Duration::from_secs(9);
 
-/// By when a replica knows that somebody else has it.
-pub const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+/// By when a replica has stopped working that does not have it any more, even if it cannot ask.
+pub const NOTICED_WITHIN: Duration = Duration::from_secs(7);
 
 /// How often it is renewed, or looked at.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
-/// Whoever could not renew it for so long stops working, before anybody else starts: with the
-/// pause and the limit below that is after eight seconds at the latest.
+/// Whoever could not renew it for so long stops working, whatever a call is waiting for: there
+/// are some seconds left then before anybody else starts.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
 
 /// How long a call may take.

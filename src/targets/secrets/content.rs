@@ -305,8 +305,8 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    #[test]
-    fn what_is_written_is_read_back_with_its_life() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_is_read_back_with_its_life() {
         let clock = clock();
         let content = Content::new(entries(), &clock);
         let Whose::Ours { text, is_made_by_us: true, is_whole: true } =
