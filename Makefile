@@ -120,7 +120,7 @@ cargo-cyclonedx:
 	$(call tool,cyclonedx,$(CARGO_CYCLONEDX))
 
 bench: bench-setup ## measure us beside the peers, in one run, as ratios
-	$(CARGO) build --locked --release --bin freshcreds --example large_file --example bare_endpoint
+	$(CARGO) build --locked --release --bin freshcreds --example large_file --example bare_endpoint --example many_namespaces
 	$(CARGO) build --locked --example demo
 	python3 benches/compare.py
 

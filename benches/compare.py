@@ -34,6 +34,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FRESHCREDS = ROOT / "target/release/freshcreds"
 LARGE_FILE = ROOT / "target/release/examples/large_file"
+MANY_NAMESPACES = ROOT / "target/release/examples/many_namespaces"
+KUBECTL = ROOT / "target/tools/bin/kubectl"
 BARE_ENDPOINT = ROOT / "target/release/examples/bare_endpoint"
 REGION = "eu-west-1"
 API = f"api.ecr.{REGION}.amazonaws.com"
@@ -165,6 +167,7 @@ def measure(arguments, folder):
     figures["readyz"] = readyz = load_readyz(environment, folder)
     figures["crowd"] = crowd = load_readyz_in_a_crowd(environment, folder)
     figures["large"] = large = change_large_file(folder)
+    figures["namespaces"] = namespaces = serve_many_namespaces()
     figures["identities"] = many = ask_by_many_identities(environment | over_http, plain, folder)
     size = FRESHCREDS.stat().st_size
     figures["size"] = size
@@ -202,6 +205,7 @@ def measure(arguments, folder):
         print(f"{figure['registries']:5} registries of {count:2} identities, once: {figure['calls']} calls, "
               f"{figure['cpu'] * 1e3:.0f} ms CPU, {figure['wall'] * 1e3:.0f} ms, {figure['rss'] / 1024:.1f} MiB, "
               f"{figure['writes']} replacements of the file")
+    tell_of_namespaces(namespaces)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -295,6 +299,27 @@ def ask_by_many_identities(environment, server, folder):
             "registries": written, "calls": calls, "writes": log.count('"credentials written"'),
             "rss": peak_memory(command, environment, "", folder)}
     return figures
+
+
+def serve_many_namespaces():
+    """Thousands of namespaces of a stand-in for an API server, beside what scripts do."""
+    command = [MANY_NAMESPACES, FRESHCREDS, KUBECTL]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def tell_of_namespaces(figures):
+    first, rotation, steady = (figures[key] for key in ("first", "rotation", "steady"))
+    peer, count, memory = figures["kubectl"], figures["namespaces"], figures["memory"]
+    print()
+    target(f"{count} namespaces: calls for a rotation, each", rotation["calls"] / count, "", 1.05)
+    target("calls in a minute at rest", steady["calls"], "", 0)
+    target("peak RSS", memory["peak_kib"] / 1024, "MiB", 24)
+    target("kubectl apply takes so many times as long for one", figures["ratio"], "", 2, at_least=True)
+    print(f"{count} namespaces: first pass {first['seconds']:.2f} s, {first['calls']} calls; rotation "
+          f"{rotation['seconds']:.2f} s, {rotation['calls']} calls, {rotation['cpu']:.2f} s CPU; at rest "
+          f"{steady['cpu_ms']:.1f} ms CPU and {steady['wakeups']} wake-ups in {steady['seconds']:.0f} s, PSS "
+          f"{memory['pss_kib'] / 1024:.1f} MiB; kubectl apply {peer['ms_each']:.2f} ms each "
+          f"({peer['namespaces']} at once)")
 
 
 def change_large_file(folder):

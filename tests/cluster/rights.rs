@@ -57,30 +57,30 @@ impl Stage {
         let group = "rbac.authorization.k8s.io";
         for (index, (verbs, resource, namespace, names)) in rules.iter().enumerate() {
             let verbs: Vec<_> = verbs.split_whitespace().collect();
-            let mut rule = json!({
+            let mut allowed = json!({
                 "verbs": verbs,
                 "apiGroups": [if *resource == "leases" { "coordination.k8s.io" } else { "" }],
                 "resources": [resource],
             });
             if let Some(names) = names {
-                rule["resourceNames"] = names.split_whitespace().collect();
+                allowed["resourceNames"] = names.split_whitespace().collect();
             }
             let name = format!("{name}-{index}");
             let metadata = json!({ "name": name });
-            let role = json!({ "metadata": metadata, "rules": [rule] });
+            let described = json!({ "metadata": metadata, "rules": [allowed] });
             let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
             let reference = json!({ "apiGroup": group, "kind": kind, "name": name });
             let binding =
                 json!({ "metadata": metadata, "roleRef": reference, "subjects": subjects });
             let (client, how) = (self.client.clone(), PostParams::default());
             if let Some(namespace) = namespace {
-                let roles: Api<Role> = Api::namespaced(client.clone(), namespace);
-                roles.create(&how, &serde_json::from_value(role)?).await?;
+                let in_one: Api<Role> = Api::namespaced(client.clone(), namespace);
+                in_one.create(&how, &serde_json::from_value(described)?).await?;
                 let bindings: Api<RoleBinding> = Api::namespaced(client, namespace);
                 bindings.create(&how, &serde_json::from_value(binding)?).await?;
             } else {
-                let roles: Api<ClusterRole> = Api::all(client.clone());
-                roles.create(&how, &serde_json::from_value(role)?).await?;
+                let in_all: Api<ClusterRole> = Api::all(client.clone());
+                in_all.create(&how, &serde_json::from_value(described)?).await?;
                 let bindings: Api<ClusterRoleBinding> = Api::all(client);
                 bindings.create(&how, &serde_json::from_value(binding)?).await?;
             }
