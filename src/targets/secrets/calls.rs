@@ -39,7 +39,12 @@ impl Call {
             (Task::Remove { uid }, _) => self.remove(uid).await,
             (Task::Account { name, version, pulls, ours }, _) => {
                 let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
-                self.change_account(name, version, pulls, &ours).await
+                let changed = self.change_account(name, version, pulls, &ours).await;
+                match changed {
+                    // One that is not selected any more is not told of either.
+                    Err(Refusal::Conflict(_)) => self.read_account(name).await.or(changed),
+                    changed => changed,
+                }
             }
         }
     }
@@ -83,6 +88,13 @@ impl Call {
             accounts.patch(name, &parameters, &body).await
         });
         Ok(Done::Account(Item::from(changed.await?)))
+    }
+
+    async fn read_account(&self, name: &str) -> Result<Done, Refusal> {
+        let found = self.link.call(CALL_LIMIT, |client| async move {
+            Api::<ServiceAccount>::namespaced(client, &self.namespace).get(name).await
+        });
+        Ok(Done::Read(Item::from(found.await?)))
     }
 
     /// What stands in the Secret, of what its annotation speaks of.
