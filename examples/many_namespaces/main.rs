@@ -245,7 +245,6 @@ fn now() -> Instant {
     Instant::now()
 }
 
-#[expect(clippy::disallowed_methods, reason = "it measures in real time")]
 fn pause(pause: Duration) {
     std::thread::sleep(pause);
 }
@@ -253,5 +252,5 @@ fn pause(pause: Duration) {
 const NAME: &str = "freshcreds";
 const NAMESPACES: u32 = 5_000;
 const FOR_KUBECTL: u32 = 500;
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 const LIMIT: Duration = Duration::from_mins(5);

@@ -26,6 +26,9 @@ mod recall;
 #[cfg(feature = "kubernetes")]
 pub mod rights;
 #[cfg(feature = "kubernetes")]
+#[cfg(test)]
+mod scripted;
+#[cfg(feature = "kubernetes")]
 mod sweep;
 
 #[cfg(feature = "kubernetes")]

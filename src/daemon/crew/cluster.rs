@@ -213,6 +213,11 @@ impl Crew {
             info!("this replica fetches and writes from now on");
         } else {
             warn!(holder = standing.holder, "this replica stands by from now on");
+            // Before anything that takes its time: another one may begin in a moment.
+            for kept in &self.cluster.keepers {
+                kept.abandon.cancel();
+                kept.task.stop.cancel();
+            }
             // What others write from now on is newer.
             self.wanted.send_replace(crate::credential::Wanted::new());
         }

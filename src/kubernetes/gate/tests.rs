@@ -156,7 +156,8 @@ async fn who_does_not_want_to_wait_so_long_is_told_and_makes_no_call_later() {
     let (link, calls) = link(&clock, |count| if count == 0 { busy(Some("30")) } else { well() });
     ask(&link).await.unwrap_err();
     let limit = Duration::from_secs(2);
-    let answer = link.call(limit, |client| async move { Api::<Namespace>::all(client).get("a").await });
+    let answer =
+        link.call(limit, |client| async move { Api::<Namespace>::all(client).get("a").await });
     assert_eq!(answer.await.unwrap_err(), Refusal::TimedOut(limit));
     clock.sleep(Duration::from_mins(2)).await;
     assert_eq!(calls.lock().unwrap().len(), 1);
@@ -167,7 +168,11 @@ async fn no_other_answer_shuts_it() {
     for code in [200, 401, 403, 409, 500, 503, 504] {
         let clock = clock();
         let (link, calls) = link(&clock, move |_| {
-            Response::builder().status(code).header("retry-after", "30").body(Body::empty()).unwrap()
+            Response::builder()
+                .status(code)
+                .header("retry-after", "30")
+                .body(Body::empty())
+                .unwrap()
         });
         drop(ask(&link).await);
         drop(ask(&link).await);
@@ -189,7 +194,9 @@ async fn calls_are_counted_by_what_was_asked_and_what_was_answered() {
     let gate = Gate::new(clock.clone(), count);
     let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
     let mut gated = gate.layer(service);
-    for (method, code) in [("GET", Some(200)), ("PATCH", Some(409)), ("POST", Some(429)), ("PUT", None)] {
+    for (method, code) in
+        [("GET", Some(200)), ("PATCH", Some(409)), ("POST", Some(429)), ("PUT", None)]
+    {
         let request = Request::builder().method(method).body(Body::empty()).unwrap();
         let asking = gated.ready().await.unwrap().call(request);
         let (_, answer) = server.next_request().await.unwrap();

@@ -39,10 +39,11 @@ impl Call {
             (Task::Remove { uid }, _) => self.remove(uid).await,
             (Task::Account { name, version, pulls, ours }, _) => {
                 let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
-                match self.change_account(name, version, pulls, &ours).await {
-                    // Somebody changed it. One that is not selected is not watched, either.
-                    Err(Refusal::Conflict(_)) => self.look_at_account(name).await,
-                    result => result,
+                let changed = self.change_account(name, version, pulls, &ours).await;
+                match changed {
+                    // One that is not selected any more is not told of either.
+                    Err(Refusal::Conflict(_)) => self.read_account(name).await.or(changed),
+                    changed => changed,
                 }
             }
         }
@@ -89,11 +90,11 @@ impl Call {
         Ok(Done::Account(Item::from(changed.await?)))
     }
 
-    async fn look_at_account(&self, name: &str) -> Result<Done, Refusal> {
+    async fn read_account(&self, name: &str) -> Result<Done, Refusal> {
         let found = self.link.call(CALL_LIMIT, |client| async move {
             Api::<ServiceAccount>::namespaced(client, &self.namespace).get(name).await
         });
-        Ok(Done::Seen(Item::from(found.await?)))
+        Ok(Done::Read(Item::from(found.await?)))
     }
 
     /// What stands in the Secret, of what its annotation speaks of.

@@ -72,6 +72,12 @@ struct Sight {
     _mirror: Option<AbortOnDropHandle<()>>,
 }
 
+impl Sight {
+    fn new(mirror: Option<AbortOnDropHandle<()>>) -> Self {
+        Self { is_seeing: false, blind: None, _mirror: mirror }
+    }
+}
+
 /// What was done since all was as it should be.
 #[derive(Default)]
 struct Pass {
@@ -169,6 +175,8 @@ impl Keeper {
     pub async fn run_once(&mut self) -> bool {
         let mut kinds = self.kinds();
         while let Some(kind) = kinds.pop() {
+            // Only of what is looked at is anything heard.
+            self.sights.insert(kind.clone(), Sight::new(None));
             match self.look_once(kind.clone()).await {
                 Ok(()) => self.see(kind),
                 Err(refusal) if self.can_look_closer(&kind, &refusal) => {
@@ -255,19 +263,17 @@ impl Keeper {
         let (link, clock) = (Arc::clone(&self.work.link), self.clock.clone());
         let mirror =
             Mirror::new(kind.clone(), link, clock, self.dice.fork(), self.tell.clone()).run();
-        let mirror = Some(AbortOnDropHandle::new(tokio::spawn(mirror)));
-        self.sights.insert(kind, Sight { is_seeing: false, blind: None, _mirror: mirror });
+        let mirror = AbortOnDropHandle::new(tokio::spawn(mirror));
+        self.sights.insert(kind, Sight::new(Some(mirror)));
     }
 
     fn see(&mut self, kind: Kind) {
-        let sight = self.sights.entry(kind);
-        let sight = sight.or_insert(Sight { is_seeing: true, blind: None, _mirror: None });
+        let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (true, None);
     }
 
     fn blind(&mut self, kind: Kind, refusal: Refusal) {
-        let sight = self.sights.entry(kind);
-        let sight = sight.or_insert(Sight { is_seeing: false, blind: None, _mirror: None });
+        let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (false, Some(refusal));
     }
 
@@ -296,7 +302,6 @@ impl Keeper {
 
     fn hear(&mut self, kind: &Kind, told: Told) {
         match told {
-            Told::All => self.see(kind.clone()),
             Told::Blind(refusal) if self.can_look_closer(kind, &refusal) => {
                 if self.scope == Scope::Cluster {
                     debug!(target_secret = %self.name, "looking at each namespace by itself");
@@ -308,7 +313,8 @@ impl Keeper {
                 }
             }
             // What a mirror of before has still said is of no matter.
-            told if !self.sights.is_empty() && !self.sights.contains_key(kind) => drop(told),
+            told if !self.sights.contains_key(kind) => drop(told),
+            Told::All => self.see(kind.clone()),
             Told::Blind(refusal) => self.blind(kind.clone(), refusal),
             Told::Is(item) => match kind {
                 Kind::Namespaces(_) => self.places.namespace_is(&item),
@@ -325,9 +331,16 @@ impl Keeper {
 
     // --- what is to be there ---------------------------------------------------------------------
 
+    /// Whether it is to be known what stands in the Secrets, and is not.
+    fn is_to_recall(&self) -> bool {
+        let wanted = self.wanted.borrow();
+        let is_fetched = self.work.options.registries.iter().all(|host| wanted.contains_key(host));
+        self.carried.is_none() && !is_fetched && self.work.is_leading && self.sees_all()
+    }
+
     /// Learns what stands in the Secrets, if there is something that nobody has fetched yet.
     async fn recall(&mut self) {
-        if self.carried.is_some() || !self.work.is_leading || !self.sees_all() {
+        if !self.is_to_recall() {
             return;
         }
         if self.trouble.as_ref().is_some_and(|(_, at)| *at > self.clock.now()) {
@@ -368,10 +381,10 @@ impl Keeper {
                 entries.extend(fetched.or_else(before).map(|entry| (host.clone(), entry)));
             }
         }
+        let is_whole = entries.len() == hosts.len();
         if self.work.remove_expired {
             entries.retain(|_, entry| !entry.credential.lifetime().is_over(now));
         }
-        let is_whole = entries.len() == hosts.len();
         // A Secret never has less in it than before because a fetch has failed.
         if (self.carried.is_none() && !is_whole)
             || (entries.is_empty() && !self.work.remove_expired)
@@ -389,15 +402,29 @@ impl Keeper {
         self.places.content.as_ref().is_some_and(|content| content.size() > LARGEST)
     }
 
+    /// Whether nothing can be done, until something is heard.
+    fn is_held(&self) -> bool {
+        !self.work.is_leading || !self.sees_all() || self.is_too_large()
+    }
+
     /// Starts what can be done now.
     fn dispatch(&mut self) {
         let now = self.clock.now();
+        if !self.work.is_leading {
+            self.places.pass_over(now);
+        }
         let is_paused = self.trouble.as_ref().is_some_and(|(_, at)| *at > now);
-        if !self.work.is_leading || !self.sees_all() || is_paused || self.is_too_large() {
+        if self.is_held() || is_paused {
             return;
         }
         while self.tasks.len() < AT_ONCE {
-            let Some((namespace, task)) = self.places.next(now) else { return };
+            let Some((namespace, task)) = self.places.next(now) else {
+                if self.tasks.is_empty() && !self.is_to_recall() {
+                    // There is nothing left that it could be about.
+                    (self.trouble, self.failures) = (None, 0);
+                }
+                return;
+            };
             let content = self.places.content.clone();
             let call = Call {
                 link: Arc::clone(&self.work.link),
@@ -420,7 +447,7 @@ impl Keeper {
         match result {
             Ok(done) => {
                 (self.trouble, self.failures) = (None, 0);
-                let is_done = !matches!(done, Done::Seen(_));
+                let is_done = !matches!(done, Done::Read(_));
                 let is_repair = self.places.done(&namespace, done);
                 let (what, count) = match task {
                     Task::Make | Task::Renew { .. } => ("written", &mut self.pass.written),
@@ -472,8 +499,9 @@ impl Keeper {
         let expiry = self.places.content.as_ref().filter(|_| self.work.remove_expired);
         let expiry = expiry.and_then(|content| content.first_end(now));
         let telling = self.told_last.filter(|_| !self.places.is_idle()).map(|_| now + TELL_EVERY);
-        let waits =
-            [self.places.next_at(), self.trouble.as_ref().map(|(_, at)| *at), expiry, telling];
+        let (next, again) = (self.places.next_at(), self.trouble.as_ref().map(|(_, at)| *at));
+        let [next, again] = [next, again].map(|at| at.filter(|at| !self.is_held() || *at > now));
+        let waits = [next, again, expiry, telling];
         let soonest = now + SHORTEST_WAIT;
         let check = self.clock.tick_after(CHECK_EVERY);
         waits.into_iter().flatten().fold(check, SystemTime::min).max(soonest)
@@ -643,3 +671,6 @@ const LAST_MOMENT: Duration = Duration::from_secs(5);
 const MOST_ROUNDS_ONCE: u32 = 3;
 const LONGEST_PAUSE_ONCE: Duration = Duration::from_secs(5);
 const MOST_NAMED: usize = 5;
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,11 @@ impl Mirror {
                 Ok(Heard::Somebody) => self.failures = 0,
                 Ok(Heard::Nobody) => return,
                 // What has changed since is not known any more: it is looked at as a whole.
-                Err(Refusal::Gone(_)) if self.version.is_some() => self.version = None,
+                Err(Refusal::Gone(_)) if self.version.is_some() => {
+                    self.version = None;
+                    // Where that is said of what was listed just now, it is not to go in a circle.
+                    self.clock.sleep_until(self.listed + LISTED_AGAIN).await;
+                }
                 Err(refusal) => {
                     self.failures = self.failures.saturating_add(1);
                     let is_lasting = refusal.is_lasting();
@@ -154,6 +158,8 @@ impl Mirror {
                 .await?;
             for item in page.items {
                 listed.insert(key(&item.meta));
+                // The rest of the list may not come.
+                self.known.insert(key(&item.meta));
                 if !self.say(Told::Is(Box::new(item))).await {
                     return Ok(Heard::Nobody);
                 }
@@ -363,7 +369,13 @@ const WATCH_GRACE: Duration = Duration::from_secs(20);
 /// How often everything is listed, whatever a watch says.
 const LISTED_EVERY: Duration = Duration::from_mins(30);
 
+/// And how often at most because a watch cannot go on.
+const LISTED_AGAIN: Duration = Duration::from_secs(2);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// After what somebody has to do something about.
 const LONGEST_LASTING: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

@@ -28,8 +28,18 @@ pub(super) struct Places {
     due: BTreeSet<Box<str>>,
     /// Where something may be to do later.
     later: BTreeSet<(SystemTime, Box<str>)>,
-    /// Where something is being done, and whether it puts back what somebody took away.
-    under_way: BTreeMap<Box<str>, bool>,
+    /// Where something is being done.
+    under_way: BTreeMap<Box<str>, UnderWay>,
+}
+
+/// What is being done in a namespace.
+struct UnderWay {
+    /// The service account that it is done to; else it is the Secret.
+    account: Option<Box<str>>,
+    /// Whether it puts back what somebody took away.
+    is_repair: bool,
+    /// Whether something was seen of it meanwhile, which may be newer than the answer.
+    is_overtaken: bool,
 }
 
 /// What is known about one namespace.
@@ -103,8 +113,8 @@ pub(super) enum Done {
     Removed,
     /// The service account is like this now.
     Account(Item),
-    /// Nothing was done, since the service account has become like this meanwhile.
-    Seen(Item),
+    /// Nothing: it was another one than was thought, and is like this.
+    Read(Item),
 }
 
 /// How the whole is.
@@ -180,25 +190,30 @@ impl Places {
         let is_wanted = !is_going && !excluded.iter().any(|excluded| excluded == name);
         if is_wanted || self.all.contains_key(name) {
             let place = self.place(name);
+            if is_wanted && !place.is_wanted {
+                // It may be another one of this name.
+                place.not_before = None;
+            }
             (place.is_wanted, place.is_going) = (is_wanted, is_going);
         }
     }
 
     /// A namespace is not there any more, or not selected.
     pub(super) fn namespace_gone(&mut self, name: &str) {
-        if let Some(place) = self.all.get_mut(name) {
-            if std::mem::take(&mut place.is_going) {
-                // What was in it went with it.
-                (place.secret, place.accounts) = (Known::Nothing, BTreeMap::new());
-            }
-            place.is_wanted = false;
-            self.due.insert(name.into());
+        let now = self.clock.now();
+        let Some(place) = self.all.get_mut(name) else { return };
+        place.is_wanted = false;
+        if std::mem::take(&mut place.is_going) {
+            // What was in it went with it, which will be told, unless there is a new one.
+            return self.wait(name, now + GOING);
         }
+        self.due.insert(name.into());
     }
 
     /// A Secret of our name is there.
     pub(super) fn secret_is(&mut self, item: &Item) {
         let namespace = item.meta.namespace.as_deref().unwrap_or_default();
+        self.overtake(namespace, None);
         let known = match whose(&item.meta, &self.owner) {
             Whose::Foreign => Known::Foreign,
             Whose::Ours { text, is_made_by_us, is_whole } => Known::Ours {
@@ -219,6 +234,7 @@ impl Places {
 
     /// It is not there any more.
     pub(super) fn secret_gone(&mut self, namespace: &str) {
+        self.overtake(namespace, None);
         if let Some(place) = self.all.get_mut(namespace) {
             place.secret = Known::Nothing;
             if place.fault.take().is_some_and(|fault| fault.kind != trouble::Kind::TugOfWar) {
@@ -233,9 +249,19 @@ impl Places {
     pub(super) fn account_is(&mut self, item: Item, is_selected: Option<bool>) {
         let namespace = item.meta.namespace.clone().unwrap_or_default();
         let name = item.meta.name.clone().unwrap_or_default();
+        self.overtake(&namespace, Some(&name));
         let known = self.all.get(&*namespace).and_then(|place| place.accounts.get(&*name));
         let is_selected =
             is_selected.unwrap_or_else(|| known.is_some_and(|account| account.is_selected));
+        let version = item.meta.resource_version.as_deref().unwrap_or_default();
+        if known.is_some_and(|account| is_older(version, &account.version)) {
+            // A watch that is behind what an answer has said.
+            let place = self.place(&namespace);
+            if let Some(account) = place.accounts.get_mut(&*name) {
+                account.is_selected = is_selected;
+            }
+            return;
+        }
         let noted = item.meta.annotations.as_ref().and_then(|notes| notes.get(NOTE));
         let account = Account {
             version: item.meta.resource_version.unwrap_or_default().into(),
@@ -251,15 +277,34 @@ impl Places {
 
     /// It is not there any more, or not selected.
     pub(super) fn account_gone(&mut self, (namespace, name): &Key) {
+        self.overtake(namespace, Some(name));
+        let under_way = self.under_way.get(namespace);
+        let is_under_way = under_way.is_some_and(|one| one.account.as_ref() == Some(name));
         let Some(place) = self.all.get_mut(namespace) else { return };
         match place.accounts.get_mut(name) {
-            // If it is there, our name is to be taken out of it.
-            Some(account) if account.ours.contains(&self.options.name) => {
+            // If it is there, our name is to be taken out of it, and it may just be put in.
+            Some(account) if is_under_way || account.ours.contains(&self.options.name) => {
                 account.is_selected = false;
-                self.due.insert(namespace.clone());
             }
             _ => drop(place.accounts.remove(name)),
         }
+        self.due.insert(namespace.clone());
+    }
+
+    /// Notes that something was seen of what is being done something to.
+    fn overtake(&mut self, namespace: &str, account: Option<&str>) {
+        if let Some(under_way) = self.under_way.get_mut(namespace)
+            && under_way.account.as_deref() == account
+        {
+            under_way.is_overtaken = true;
+        }
+    }
+
+    /// Whether a service account is known to be selected.
+    fn is_selected(&self, namespace: &str, item: &Item) -> bool {
+        let name = item.meta.name.as_deref().unwrap_or_default();
+        let account = self.all.get(namespace).and_then(|place| place.accounts.get(name));
+        account.is_some_and(|account| account.is_selected)
     }
 
     /// The same text is kept once.
@@ -311,16 +356,39 @@ impl Places {
                 continue;
             }
             if let Some((task, is_repair)) = self.task(&namespace) {
-                self.under_way.insert(namespace.clone(), is_repair);
+                let account = match &task {
+                    Task::Account { name, .. } => Some(name.clone()),
+                    _ => None,
+                };
+                let under_way = UnderWay { account, is_repair, is_overtaken: false };
+                self.under_way.insert(namespace.clone(), under_way);
                 found = Some((namespace, task));
                 break;
             }
-            if self.all.get(&namespace).is_some_and(Place::is_forgotten) {
-                self.all.remove(&namespace);
-            }
+            self.settle_down(&namespace);
         }
         self.due.extend(busy);
         found
+    }
+
+    /// Does nothing, for whoever only watches.
+    pub(super) fn pass_over(&mut self, now: SystemTime) {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            self.later.pop_first();
+        }
+        for namespace in std::mem::take(&mut self.due) {
+            self.settle_down(&namespace);
+        }
+    }
+
+    /// Nothing is to be done there, and so nothing is wrong.
+    fn settle_down(&mut self, namespace: &str) {
+        if let Some(place) = self.all.get_mut(namespace) {
+            place.fault = None;
+            if place.is_forgotten() {
+                self.all.remove(namespace);
+            }
+        }
     }
 
     /// When something is to be done that is not due.
@@ -379,13 +447,23 @@ impl Places {
 
     /// It was done. Says whether that put back what somebody had taken away.
     pub(super) fn done(&mut self, namespace: &str, done: Done) -> bool {
-        let is_repair = self.under_way.remove(namespace).unwrap_or(false);
+        let under_way = self.under_way.remove(namespace);
+        let is_overtaken = under_way.as_ref().is_some_and(|one| one.is_overtaken);
+        let is_repair = under_way.is_some_and(|one| one.is_repair);
         let now = self.clock.now();
         match done {
+            // Nothing more is seen of one that is not selected any more.
+            Done::Account(item) if !self.is_selected(namespace, &item) => {
+                self.account_is(item, None);
+            }
+            // If what was seen is older than the answer, the next thing seen is not.
+            _ if is_overtaken => {
+                self.due.insert(namespace.into());
+            }
             Done::Secret(item) => self.secret_is(&item),
             Done::Removed => self.secret_gone(namespace),
             Done::Account(item) => self.account_is(item, None),
-            Done::Seen(item) => {
+            Done::Read(item) => {
                 self.account_is(item, None);
                 return false;
             }
@@ -395,7 +473,9 @@ impl Places {
         if is_repair {
             // Who changes it all the time is not raced with.
             let (times, last) = place.tug;
-            let is_over = last.is_none_or(|last| now >= last + schedule::TUG_ENDS);
+            // The pause that is made because of it does not end it.
+            let end = schedule::after_overwrite(times) + schedule::TUG_ENDS;
+            let is_over = last.is_none_or(|last| now >= last + end);
             let times = if is_over { 1 } else { times.saturating_add(1) };
             place.tug = (times, Some(now));
             let pause = schedule::after_overwrite(times);
@@ -411,16 +491,22 @@ impl Places {
 
     /// It failed, and is tried again after `pause`.
     pub(super) fn failed(&mut self, namespace: &str, task: &Task, refusal: &Refusal, dice: f64) {
-        self.under_way.remove(namespace);
+        let under_way = self.under_way.remove(namespace);
+        let is_overtaken = under_way.is_some_and(|one| one.is_overtaken);
         let (now, is_named) = (self.clock.now(), self.is_named());
         let Some(place) = self.all.get_mut(namespace) else { return };
         place.is_tried = true;
         match refusal {
+            Refusal::NotFound(_) if is_overtaken && !matches!(task, Task::Make) => {
+                self.due.insert(namespace.into());
+                return;
+            }
             Refusal::NotFound(_) if matches!(task, Task::Remove { .. }) => {
                 return self.secret_gone(namespace);
             }
             Refusal::NotFound(_) if let Task::Account { name, .. } = task => {
                 place.accounts.remove(name);
+                self.due.insert(namespace.into());
                 return;
             }
             Refusal::Terminating | Refusal::NotFound(_) if !is_named => {
@@ -430,7 +516,9 @@ impl Places {
             }
             // The watch will say what is there now.
             Refusal::Conflict(_) | Refusal::NotFound(_) if !matches!(task, Task::Make) => {
-                return self.wait(namespace, now + SOON);
+                let doublings = place.failures.min(MOST_DOUBLINGS);
+                place.failures = place.failures.saturating_add(1);
+                return self.wait(namespace, now + SOON * 2_u32.pow(doublings));
             }
             _ => {}
         }
@@ -538,11 +626,10 @@ impl Places {
 impl Place {
     /// Whether nothing is left to know about it.
     fn is_forgotten(&self) -> bool {
-        let has_accounts = self.accounts.values().any(|account| !account.ours.is_empty());
-        !self.is_wanted
-            && !self.is_going
-            && !has_accounts
-            && matches!(self.secret, Known::Nothing | Known::Foreign)
+        // It may be wanted later, and what is in it is not told again then.
+        let mut accounts = self.accounts.values();
+        let has_accounts = accounts.any(|account| account.is_selected || !account.ours.is_empty());
+        !self.is_wanted && !self.is_going && !has_accounts && matches!(self.secret, Known::Nothing)
     }
 }
 
@@ -578,6 +665,13 @@ fn add(faults: &mut Vec<(Fault, Vec<String>, usize)>, fault: &Fault, namespace: 
     }
 }
 
+/// Whether one version is before another. They are numbers that grow, where they are numbers.
+/// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
+fn is_older(version: &str, known: &str) -> bool {
+    let [version, known] = [version, known].map(str::parse::<u64>);
+    matches!((version, known), (Ok(version), Ok(known)) if version < known)
+}
+
 /// The names that a note lists.
 fn names(text: &str) -> BTreeSet<String> {
     text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
@@ -592,7 +686,11 @@ const NEW_FOR: Duration = Duration::from_secs(10);
 const GOING: Duration = Duration::from_secs(10);
 /// When one is looked at again that has changed at the same moment.
 const SOON: Duration = Duration::from_millis(200);
+const MOST_DOUBLINGS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const LONGEST_FOR_A_NAMESPACE: Duration = Duration::from_secs(5);
 /// So many namespaces are named in a message.
 const MOST_NAMED: usize = 5;
+
+#[cfg(test)]
+mod tests;

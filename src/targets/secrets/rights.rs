@@ -58,7 +58,7 @@ fn needed(options: &Options, lease: Option<&LeaseName>) -> Vec<ResourceAttribute
             Accounts::Selected(_) => vec![None],
         };
         for account in accounts {
-            let verbs = ["list", "watch", "patch"];
+            let verbs = ["list", "watch", "get", "patch"];
             all.extend(verbs.map(|verb| right(verb, "serviceaccounts", namespace, account)));
         }
     }
