@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use freshcreds::status::Verdict as Health;
+use freshcreds::status::{Report, Verdict as Health};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -325,7 +325,7 @@ async fn a_failed_fetch_takes_nothing_out_of_it() -> Result<()> {
     stage.cloud.ecr().break_with(Fault::ServerError);
     stage.cloud.google().break_with(Fault::Denied);
     let daemon = stage.machine.daemon().await?;
-    daemon.wait_for(|report| report.is_ready()).await?;
+    daemon.wait_for(Report::is_ready).await?;
     let born = stage.namespace("born").await?;
     stage.until(async || stage.auths(&born).await.is_ok_and(|auths| auths == before)).await?;
     daemon.signal(Signal::USR1)?;

@@ -38,18 +38,15 @@ impl Stage {
     pub(crate) async fn in_cloud(options: Options) -> Result<Self> {
         let (machine, cloud) = Machine::in_cloud(options).await?;
         let kubeconfig = machine.home().join("kubeconfig");
-        let stand_in = match std::env::var_os(REAL) {
-            Some(path) => {
-                // Its paths are whole ones then, wherever the copy stands.
-                let file = Kubeconfig::read_from(&path)?;
-                put(&kubeconfig, &serde_json::to_string(&file)?)?;
-                None
-            }
-            None => {
-                let stand_in = StandIn::start()?;
-                put(&kubeconfig, &stand_in.kubeconfig(None))?;
-                Some(stand_in)
-            }
+        let stand_in = if let Some(path) = std::env::var_os(REAL) {
+            // Its paths are whole ones then, wherever the copy stands.
+            let file = Kubeconfig::read_from(&path)?;
+            put(&kubeconfig, &serde_json::to_string(&file)?)?;
+            None
+        } else {
+            let stand_in = StandIn::start()?;
+            put(&kubeconfig, &stand_in.kubeconfig(None))?;
+            Some(stand_in)
         };
         let client = client(&kubeconfig).await?;
         let mark = format!("{:08x}", fastrand::u32(..));

@@ -557,6 +557,14 @@ impl Places {
         for (name, place) in self.all.iter().filter(|(_, place)| place.is_wanted) {
             summary.counts.wanted += 1;
             match &place.secret {
+                // What stands there now, nobody has said who can be believed.
+                Known::Ours { is_whole: false, .. } => {
+                    summary.counts.older += 1;
+                    lacking |= self.is_named();
+                }
+                Known::Ours { .. } if !self.is_named() && place.is_kept_from_us() => {
+                    summary.counts.older += 1;
+                }
                 Known::Ours { stamp, .. } => {
                     in_use.entry(Arc::as_ptr(stamp)).or_insert(stamp);
                     let content = self.content.as_ref();
@@ -624,6 +632,11 @@ impl Places {
 }
 
 impl Place {
+    /// Whether whoever has the namespace keeps us from changing the Secret.
+    fn is_kept_from_us(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.kind == trouble::Kind::ImmutableSecret)
+    }
+
     /// Whether nothing is left to know about it.
     fn is_forgotten(&self) -> bool {
         // It may be wanted later, and what is in it is not told again then.
