@@ -62,7 +62,7 @@ pub async fn run(
     let stop_telling = CancellationToken::new();
     let telling = notify::keep_telling(Arc::clone(&status), clock.clone(), stop_telling.clone());
     let telling = crew.watch(&stop_telling, telling);
-    let mut part = Part::of(&crew, settings);
+    let mut part = Part::of(&mut crew, settings);
     go_on(&mut crew, &mut part, &mut signals, settings, reload).await;
     let ended_by_itself = crew.is_broken();
     notify::stopping();

@@ -140,7 +140,7 @@ impl Crew {
 
     #[cfg(feature = "kubernetes")]
     fn is_working(&self, settings: &Settings) -> bool {
-        settings.cluster.lease.is_none() || self.cluster.is_leading
+        settings.cluster.lease.is_none() || self.cluster.is_leading()
     }
 
     #[cfg(not(feature = "kubernetes"))]

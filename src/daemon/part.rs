@@ -19,7 +19,7 @@ pub(super) enum Standing {}
 
 #[cfg(feature = "kubernetes")]
 impl Part {
-    pub(super) fn of(crew: &Crew, settings: &Settings) -> Self {
+    pub(super) fn of(crew: &mut Crew, settings: &Settings) -> Self {
         Self { candidate: crew.stand(settings) }
     }
 
@@ -46,16 +46,15 @@ impl Part {
 
 #[cfg(not(feature = "kubernetes"))]
 impl Part {
-    pub(super) fn of(_: &Crew, _: &Settings) -> Self {
+    pub(super) fn of(_: &mut Crew, _: &Settings) -> Self {
         Self {}
     }
 
-    #[expect(clippy::unused_self, reason = "with the feature there may be an election")]
     pub(super) async fn changed(&mut self) -> Standing {
         std::future::pending().await
     }
 
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "as above")]
+    #[expect(clippy::unused_async, reason = "with the feature there may be an election")]
     pub(super) async fn heed(&self, _: &mut Crew, standing: &Standing, _: &Settings) {
         match *standing {}
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{Crew, Task};
@@ -21,8 +23,20 @@ use crate::targets::secrets::{self, Keeper, Options, Recalled, Work};
 pub(super) struct Cluster {
     link: Option<Arc<Link>>,
     keepers: Vec<Kept>,
+    /// Whether this replica is to work, where there are several.
+    was_told_to_lead: bool,
+    /// How the election stands, which may have changed since.
+    standing: Option<watch::Receiver<Standing>>,
+    /// What removes what has left the settings.
+    sweeping: Option<AbortOnDropHandle<()>>,
+}
+
+impl Cluster {
     /// Whether this replica works, where there are several.
-    pub(super) is_leading: bool,
+    pub(super) fn is_leading(&self) -> bool {
+        let still = self.standing.as_ref().is_none_or(|standing| standing.borrow().is_leading);
+        self.was_told_to_lead && still
+    }
 }
 
 /// The loop of one Secret.
@@ -87,6 +101,8 @@ impl Crew {
         }
         self.cluster.link = Some(Arc::clone(&link));
         let recalled = self.recall_secrets(settings, &link, is_working).await;
+        // That took its time, and another replica may have begun.
+        let is_working = self.is_working(settings);
         if is_working {
             let all = recalled.iter().flatten();
             for (origin, hosts) in settings.sources() {
@@ -124,12 +140,13 @@ impl Crew {
             });
         }
         if is_working {
-            tokio::spawn(sweep(Sweep {
+            let sweeping = tokio::spawn(sweep(Sweep {
                 link,
                 owner: settings.cluster.owner.clone(),
                 kept: settings.secrets.clone(),
                 gone,
             }));
+            self.cluster.sweeping = Some(AbortOnDropHandle::new(sweeping));
         }
         known
     }
@@ -191,12 +208,13 @@ impl Crew {
     }
 
     /// Takes part in the election. It has to be ended after everything else.
-    pub(in crate::daemon) fn stand(&self, settings: &Settings) -> Option<Candidate> {
+    pub(in crate::daemon) fn stand(&mut self, settings: &Settings) -> Option<Candidate> {
         let name = settings.cluster.lease.clone()?;
         // Of its own, so that no pause that the API server asks for costs the lease.
         let link = self.link(&settings.cluster.access);
         let election = Election::new(link, name.clone(), me(), self.clock.clone());
         let standing = election.standing();
+        self.cluster.standing = Some(standing.clone());
         let stop = CancellationToken::new();
         let pulse = self.status.pulse();
         let handle = self.watch(&stop, pulse.clone().watch(election.run(stop.clone())));
@@ -205,10 +223,10 @@ impl Crew {
 
     /// Works or stands by, as the election has it.
     pub(in crate::daemon) async fn heed(&mut self, standing: &Standing, settings: &Settings) {
-        if self.cluster.is_leading == standing.is_leading {
+        if self.cluster.was_told_to_lead == standing.is_leading {
             return;
         }
-        self.cluster.is_leading = standing.is_leading;
+        self.cluster.was_told_to_lead = standing.is_leading;
         if standing.is_leading {
             info!("this replica fetches and writes from now on");
         } else {
@@ -218,6 +236,10 @@ impl Crew {
                 kept.abandon.cancel();
                 kept.task.stop.cancel();
             }
+            for asked in self.issuers.values() {
+                asked.task.stop.cancel();
+            }
+            self.cluster.sweeping = None;
             // What others write from now on is newer.
             self.wanted.send_replace(crate::credential::Wanted::new());
         }
@@ -235,7 +257,7 @@ impl Crew {
 /// Somebody who takes part in an election.
 pub(in crate::daemon) struct Candidate {
     name: LeaseName,
-    standing: tokio::sync::watch::Receiver<Standing>,
+    standing: watch::Receiver<Standing>,
     task: Task,
 }
 

@@ -498,7 +498,7 @@ impl Keeper {
         let now = self.clock.now();
         let expiry = self.places.content.as_ref().filter(|_| self.work.remove_expired);
         let expiry = expiry.and_then(|content| content.first_end(now));
-        let telling = self.told_last.filter(|_| !self.places.is_idle()).map(|_| now + TELL_EVERY);
+        let telling = self.told_last.filter(|_| !self.tasks.is_empty()).map(|_| now + TELL_EVERY);
         let (next, again) = (self.places.next_at(), self.trouble.as_ref().map(|(_, at)| *at));
         let [next, again] = [next, again].map(|at| at.filter(|at| !self.is_held() || *at > now));
         let waits = [next, again, expiry, telling];
