@@ -88,6 +88,7 @@ fmt:
 
 clippy:
 	$(CARGO) clippy --locked --all-targets --test system --all-features -- -D warnings
+	$(CARGO) clippy --locked --no-default-features -- -D warnings
 
 deny: cargo-deny # licences, bans and sources; needs no network once the tool is there
 	$(CARGO) deny --locked check bans licenses sources
