@@ -135,18 +135,23 @@ impl Crew {
 
     /// The registries that are asked for, by issuer: none where another replica does the work.
     fn sources(&self, settings: &Settings) -> BTreeMap<Origin, Vec<RegistryHost>> {
-        if self.is_working(settings) { settings.sources() } else { BTreeMap::new() }
+        if self.is_working() { settings.sources() } else { BTreeMap::new() }
     }
 
     #[cfg(feature = "kubernetes")]
-    fn is_working(&self, settings: &Settings) -> bool {
-        settings.cluster.lease.is_none() || self.cluster.is_leading()
+    fn is_working(&self) -> bool {
+        self.cluster.is_leading()
     }
 
     #[cfg(not(feature = "kubernetes"))]
     #[expect(clippy::unused_self, reason = "with the feature it depends on the election")]
-    fn is_working(&self, _: &Settings) -> bool {
+    fn is_working(&self) -> bool {
         true
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn asking(&self) -> CancellationToken {
+        self.stop_asking.clone()
     }
 
     /// Makes the loops those that the settings ask for.
@@ -271,7 +276,7 @@ impl Crew {
                 let (whom, all) = (origin.clone(), hosts.clone());
                 let refresh = self.refresh(settings, whom, all, is_verified, credential);
                 let asked = self.ask.subscribe();
-                let task = self.spawn(&self.stop_asking, |stop| refresh.run(stop, asked));
+                let task = self.spawn(&self.asking(), |stop| refresh.run(stop, asked));
                 let (limit, network) = (settings.fetch_timeout, settings.network.clone());
                 self.issuers.insert(origin, Asked { hosts, limit, is_verified, network, task });
             }

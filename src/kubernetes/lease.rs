@@ -192,7 +192,7 @@ impl Election {
     /// Whether it has not been renewed for as long as it says.
     fn is_over(&self, seconds: Option<i32>) -> bool {
         let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let lasts = seconds.map_or(DURATION, Duration::from_secs);
+        let lasts = seconds.map_or(DURATION, Duration::from_secs).min(LONGEST);
         let now = self.clock.monotonic();
         self.seen.as_ref().is_none_or(|(_, since)| now.saturating_sub(*since) >= lasts)
     }
@@ -265,6 +265,9 @@ fn seconds(duration: Duration) -> Option<i32> {
 /// its end two seconds later again: so 13 seconds after a replica was killed, at the latest, another
 /// one has it.
 const DURATION: Duration = Duration::from_secs(9);
+
+/// Whoever has not renewed it for so long is believed to be gone, whatever it says.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// By when a replica has stopped working that does not have it any more, even if it cannot ask.
 pub const NOTICED_WITHIN: Duration = Duration::from_secs(7);

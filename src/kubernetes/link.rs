@@ -82,7 +82,13 @@ impl Link {
             work(client).await.map_err(Refusal::from)
         });
         let result = self.clock.attend(limited).await.unwrap_or(Err(Refusal::TimedOut(limit)));
-        if let Err(Refusal::Access(_) | Refusal::Unknown(_) | Refusal::Unreachable(_)) = &result {
+        if let Err(
+            Refusal::Access(_)
+            | Refusal::Unknown(_)
+            | Refusal::Unreachable(_)
+            | Refusal::TimedOut(_),
+        ) = &result
+        {
             // The kubeconfig, or what it names, may be another one by now.
             *self.client.lock().await = None;
         }

@@ -5,6 +5,7 @@
 //! | `content` | what stands in a Secret, and what its annotations say of it |
 //! | `mirror` | tells what there is in the cluster, and what changes |
 //! | `places` | knows each namespace, and what is to be done there |
+//! | `notes` | which names are in a service account because of us |
 //! | `calls` | does it |
 //! | `keeper` | the loop that puts them together |
 //! | `recall` | knows what stood there before |
@@ -19,6 +20,8 @@ mod content;
 mod keeper;
 #[cfg(feature = "kubernetes")]
 mod mirror;
+#[cfg(feature = "kubernetes")]
+mod notes;
 #[cfg(feature = "kubernetes")]
 mod places;
 #[cfg(feature = "kubernetes")]

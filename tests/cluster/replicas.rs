@@ -107,3 +107,58 @@ async fn logout_makes_running_replicas_stand_by_so_that_nothing_comes_back() -> 
     assert_eq!(report.status, Health::Fail, "there is no Secret any more");
     stage.end(Some(daemon)).await
 }
+
+#[tokio::test]
+async fn a_lease_that_leaves_the_settings_is_heeded_until_a_restart() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let namespace = stage.namespace("one").await?;
+    let lease = format!("lease = \"{namespace}/freshcreds\"");
+    stage.settings_of_ecr(&lease, &stage.selected())?;
+    let first = stage.machine.daemon().await?;
+    first.wait_for(|report| is_leading(report) && report.is_ready()).await?;
+    let second = stage.replica()?.daemon().await?;
+    second.wait_for(|report| is_standing_by(report) && report.is_ready()).await?;
+    stage.settings_of_ecr("", &stage.selected())?;
+    second.signal(Signal::HUP)?;
+    stage.until(async || second.log().contains("going by the new settings")).await?;
+    second.signal(Signal::USR1)?;
+    pause(Duration::from_secs(2)).await;
+    assert!(is_standing_by(&second.report().await?));
+    assert_eq!(stage.cloud.ecr().calls(), 1, "whoever stands by asks no cloud");
+    drop(second);
+    stage.end(Some(first)).await
+}
+
+#[tokio::test]
+async fn two_writers_of_one_secret_slow_down_and_say_so() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let namespace = stage.namespace("one").await?;
+    stage.settings_of_ecr("", &stage.selected())?;
+    let first = stage.machine.daemon().await?;
+    stage.served(&namespace).await?;
+    // The same settings without a lease: nothing tells one from the other.
+    let second = stage.replica()?.daemon().await?;
+    second.wait_for(Report::is_ready).await?;
+    second.signal(Signal::USR1)?;
+    stage.cloud.ecr().wait_for_issued(2).await;
+    let is_told = |report: &Report| {
+        let error = report.checks.secrets[0].last_error.as_ref();
+        error.is_some_and(|error| error.kind == "tug_of_war")
+    };
+    stage
+        .until(async || {
+            first.report().await.is_ok_and(|report| is_told(&report))
+                || second.report().await.is_ok_and(|report| is_told(&report))
+        })
+        .await?;
+    let version = async || -> Result<u64> {
+        let secret = stage.secret(&namespace).await?.context("no Secret")?;
+        Ok(secret.metadata.resource_version.context("no version")?.parse()?)
+    };
+    let before = version().await?;
+    pause(Duration::from_secs(4)).await;
+    let after = version().await?;
+    ensure!(stage.is_real() || after - before < 20, "{} times", after - before);
+    drop(second);
+    stage.end(Some(first)).await
+}

@@ -199,3 +199,39 @@ async fn a_right_that_is_missing_is_named_with_what_to_do() -> Result<()> {
     stage.unbind(&rules).await?;
     stage.end(Some(daemon)).await
 }
+
+#[tokio::test]
+async fn a_named_namespace_that_goes_with_its_role_holds_up_no_other() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let [home, stays, goes] = [
+        stage.namespace("home").await?,
+        stage.namespace("stays").await?,
+        stage.namespace("goes").await?,
+    ];
+    let name = stage.name();
+    let rules: [Rule<'_>; 2] = [
+        (OF_SECRETS, "secrets", Some(&stays), Some(&name)),
+        (OF_SECRETS, "secrets", Some(&goes), Some(&name)),
+    ];
+    stage.allow(&home, &rules).await?;
+    // One that is not there at all, and has no Role.
+    let never = stage.planned("never");
+    let named = format!("namespaces = [\"{never}\", \"{goes}\", \"{stays}\"]");
+    stage.settings_of_ecr("", &named)?;
+    let mut daemon = stage.machine.daemon().await?;
+    stage.served(&stays).await?;
+    stage.served(&goes).await?;
+    let report = daemon.wait_for(|report| report.checks.secrets[0].last_error.is_some()).await?;
+    let error = report.checks.secrets[0].last_error.as_ref().context("no error")?;
+    ensure!(error.message.contains(&never), "{}", error.message);
+    assert_eq!(report.status, Health::Fail, "a named namespace is a promise");
+    stage.delete_namespace(&goes).await?;
+    daemon.signal(rustix::process::Signal::USR1)?;
+    stage.cloud.ecr().wait_for_issued(2).await;
+    stage.served(&stays).await?;
+    daemon.stop().await?;
+    let done = stage.machine.freshcreds(&["logout"]).await?;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(stage.secret(&stays).await?.is_none());
+    stage.end(None).await
+}

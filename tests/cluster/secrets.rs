@@ -438,3 +438,56 @@ async fn two_installations_in_one_cluster_keep_off_each_others_secrets() -> Resu
     drop(their);
     stage.end(Some(daemon)).await
 }
+
+#[tokio::test]
+async fn whoever_writes_in_one_namespace_decides_nothing_for_the_others() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let namespaces =
+        [stage.namespace("a").await?, stage.namespace("b").await?, stage.namespace("c").await?];
+    stage.settings_of_ecr("", &stage.selected())?;
+    let mut daemon = stage.machine.daemon().await?;
+    for namespace in &namespaces {
+        stage.served(namespace).await?;
+    }
+    daemon.stop().await?;
+    // As our own field manager, with our label, and an annotation that promises a long life.
+    let before = stage.secret(&namespaces[0]).await?.context("no Secret")?.metadata;
+    let mut said: serde_json::Value =
+        serde_json::from_str(&before.annotations.unwrap_or_default()["freshcreds/registries"])?;
+    let host = stage.ecr().to_owned();
+    said[&host]["issued"] = "2026-01-01T00:00:00.000Z".into();
+    said[&host]["expires"] = "2099-01-01T00:00:00.000Z".into();
+    let document = json!({ "auths": { &host: { "auth": "QVdTOmV2aWw=" } } }).to_string();
+    let evil = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {
+            "name": stage.name(),
+            "labels": { "freshcreds/owner": stage.mark },
+            "annotations": { "freshcreds/registries": said.to_string() },
+        },
+        "data": { ".dockerconfigjson": ByteString(document.into_bytes()) },
+    });
+    let force = PatchParams::apply("freshcreds").force();
+    stage.secrets(&namespaces[1]).patch(&stage.name(), &force, &Patch::Apply(&evil)).await?;
+    let daemon = stage.machine.daemon().await?;
+    for namespace in &namespaces {
+        stage.served(namespace).await?;
+    }
+    let born = stage.namespace("born").await?;
+    stage.served(&born).await?;
+    daemon.wait_for(|report| report.status == Health::Pass).await?;
+    assert_eq!(stage.cloud.ecr().issued().len(), 1, "the others agree on what is good");
+    // With the annotation of the others, and another token below it: nobody is believed then.
+    let mut daemon = daemon;
+    daemon.stop().await?;
+    let honest = stage.secret(&namespaces[0]).await?.context("no Secret")?.metadata;
+    let mut evil = evil;
+    evil["metadata"]["annotations"] = json!(honest.annotations);
+    stage.secrets(&namespaces[0]).patch(&stage.name(), &force, &Patch::Apply(&evil)).await?;
+    let daemon = stage.machine.daemon().await?;
+    stage.cloud.ecr().wait_for_issued(2).await;
+    for namespace in &namespaces {
+        stage.served(namespace).await?;
+    }
+    stage.end(Some(daemon)).await
+}

@@ -128,3 +128,42 @@ async fn accounts_that_leave_the_settings_lose_it_at_the_next_start() -> Result<
     stage.served(&namespace).await?;
     stage.end(Some(daemon)).await
 }
+
+#[tokio::test]
+async fn two_installations_serve_one_account_beside_each_other() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let namespace = stage.namespace("one").await?;
+    let secret = format!("{}\nservice_accounts = [\"default\"]", stage.selected());
+    stage.settings_of_ecr("", &secret)?;
+    let mut ours = stage.machine.daemon().await?;
+    let name = stage.name();
+    stage.pulls_with(&namespace, "default", &[&name]).await?;
+    let other = format!("{name}-other");
+    let text = stage.settings_text(&crate::machine::ecr_registry(&stage.cloud), "", &secret);
+    let text = text.replace(&format!("name = \"{name}\""), &format!("name = \"{other}\""));
+    let text = text.replace(
+        &format!("owner = \"{}\"", stage.mark),
+        &format!("owner = \"{}-other\"", stage.mark),
+    );
+    let mut elsewhere = stage.replica()?;
+    elsewhere.settings(&text)?;
+    let mut theirs = elsewhere.daemon().await?;
+    stage.pulls_with(&namespace, "default", &[&name, &other]).await?;
+    ours.stop().await?;
+    theirs.stop().await?;
+    // A start sweeps what is its own, and nothing else.
+    let mut theirs = elsewhere.daemon().await?;
+    theirs.wait_for(|report| report.status == Health::Pass).await?;
+    crate::machine::pause(std::time::Duration::from_millis(500)).await;
+    stage.pulls_with(&namespace, "default", &[&name, &other]).await?;
+    theirs.stop().await?;
+    let done = stage.machine.freshcreds(&["logout"]).await?;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    stage.pulls_with(&namespace, "default", &[&other]).await?;
+    let done = elsewhere.freshcreds(&["logout"]).await?;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    stage.pulls_with(&namespace, "default", &[]).await?;
+    let account = stage.accounts(&namespace).get("default").await?.metadata;
+    assert!(account.annotations.unwrap_or_default().is_empty());
+    stage.end(None).await
+}

@@ -27,6 +27,10 @@ pub(super) struct Cluster {
     was_told_to_lead: bool,
     /// How the election stands, which may have changed since.
     standing: Option<watch::Receiver<Standing>>,
+    /// Over as soon as the lease is lost, whatever else is under way.
+    term: CancellationToken,
+    /// The same for the loops of issuers.
+    asking: Option<CancellationToken>,
     /// What removes what has left the settings.
     sweeping: Option<AbortOnDropHandle<()>>,
 }
@@ -34,8 +38,9 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Whether this replica works, where there are several.
     pub(super) fn is_leading(&self) -> bool {
-        let still = self.standing.as_ref().is_none_or(|standing| standing.borrow().is_leading);
-        self.was_told_to_lead && still
+        // The lease is that of the start, whatever the settings say by now.
+        let Some(standing) = &self.standing else { return true };
+        self.was_told_to_lead && standing.borrow().is_leading
     }
 }
 
@@ -74,7 +79,7 @@ impl Crew {
         settings: &Settings,
         mut known: BTreeMap<Origin, Credential>,
     ) -> BTreeMap<Origin, Credential> {
-        let is_working = self.is_working(settings);
+        let is_working = self.is_working();
         let access = &settings.cluster.access;
         let before = self.cluster.link.clone();
         let link = match &before {
@@ -100,9 +105,10 @@ impl Crew {
             }
         }
         self.cluster.link = Some(Arc::clone(&link));
-        let recalled = self.recall_secrets(settings, &link, is_working).await;
+        let recalled =
+            if is_working { self.recall_secrets(settings, &link).await } else { Vec::new() };
         // That took its time, and another replica may have begun.
-        let is_working = self.is_working(settings);
+        let is_working = self.is_working();
         if is_working {
             let all = recalled.iter().flatten();
             for (origin, hosts) in settings.sources() {
@@ -126,7 +132,7 @@ impl Crew {
                 remove_expired: settings.shared.remove_expired,
             };
             let keeper = self.keeper(work).carrying(recalled.next().flatten());
-            let abandon = CancellationToken::new();
+            let abandon = self.cluster.term.child_token();
             let given_up = abandon.clone();
             let task = self.spawn(&self.stop_keeping, |stop| keeper.run(stop, given_up));
             self.cluster.keepers.push(Kept {
@@ -151,32 +157,47 @@ impl Crew {
         known
     }
 
-    /// What stands in the Secrets whose loops are about to begin; nothing where nobody could look.
-    async fn recall_secrets(
-        &self,
-        settings: &Settings,
-        link: &Arc<Link>,
-        is_working: bool,
-    ) -> Vec<Option<Recalled>> {
+    /// What stands in the Secrets whose loops are about to begin; nothing where nobody could look,
+    /// or where it takes too long: the loop looks again itself.
+    async fn recall_secrets(&self, settings: &Settings, link: &Arc<Link>) -> Vec<Option<Recalled>> {
+        let until = self.clock.now() + RECALL_LIMIT;
         let mut all = Vec::new();
         for options in &settings.secrets {
             if self.cluster.keepers.iter().any(|kept| kept.options == *options) {
                 continue;
             }
             let recalling = secrets::recall(link, options, &settings.cluster.owner, &self.clock);
-            let recalled = if is_working {
-                // The loop looks again itself.
-                let limited = tokio::time::timeout(RECALL_LIMIT, recalling).await;
-                limited.unwrap_or(Err(Refusal::TimedOut(RECALL_LIMIT)))
-            } else {
-                Err(Refusal::Conflict(String::new()))
+            let recalled = tokio::select! {
+                biased;
+                recalled = recalling => recalled,
+                () = self.clock.sleep_until(until) => Err(Refusal::TimedOut(RECALL_LIMIT)),
             };
-            if let (Err(error), true) = (&recalled, is_working) {
+            if let Err(error) = &recalled {
                 warn!(target_secret = options.name, %error, "what stands in the cluster is not known");
             }
-            all.push(recalled.ok());
+            all.push(recalled.ok().flatten());
         }
         all
+    }
+
+    /// From now on this replica works, until the lease is lost: then everything stops at once, also
+    /// while new settings are under way.
+    fn begin_term(&mut self) {
+        let Some(mut standing) = self.cluster.standing.clone() else { return };
+        let (term, asking) = (CancellationToken::new(), self.stop_asking.child_token());
+        self.cluster.term = term.clone();
+        self.cluster.asking = Some(asking.clone());
+        tokio::spawn(async move {
+            // The election has ended, too, when the daemon ends.
+            drop(standing.wait_for(|standing| !standing.is_leading).await);
+            term.cancel();
+            asking.cancel();
+        });
+    }
+
+    /// What issuers' loops end with: all of them, or the term of this replica.
+    pub(super) fn asking(&self) -> CancellationToken {
+        self.cluster.asking.as_ref().unwrap_or(&self.stop_asking).clone()
     }
 
     pub(super) fn keeper(&mut self, work: Work) -> Keeper {
@@ -229,17 +250,11 @@ impl Crew {
         self.cluster.was_told_to_lead = standing.is_leading;
         if standing.is_leading {
             info!("this replica fetches and writes from now on");
+            self.begin_term();
         } else {
             warn!(holder = standing.holder, "this replica stands by from now on");
-            // Before anything that takes its time: another one may begin in a moment.
-            for kept in &self.cluster.keepers {
-                kept.abandon.cancel();
-                kept.task.stop.cancel();
-            }
-            for asked in self.issuers.values() {
-                asked.task.stop.cancel();
-            }
             self.cluster.sweeping = None;
+            self.cluster.term = CancellationToken::new();
             // What others write from now on is newer.
             self.wanted.send_replace(crate::credential::Wanted::new());
         }

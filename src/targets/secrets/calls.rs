@@ -9,9 +9,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde::Serialize;
 use serde_json::json;
 
-use super::content::{Content, KEY, MANAGER, OWNER, Stamp};
+use super::content::{Content, KEY, MANAGER, Stamp};
 use super::mirror::Item;
-use super::places::{Done, NOTE, Task};
+use super::notes::{NOTE, Notes};
+use super::places::{Done, Task};
 use crate::kubernetes::{CALL_LIMIT, Link, Refusal};
 
 /// The Secret of one namespace.
@@ -37,12 +38,13 @@ impl Call {
             // They are not asked for without it.
             (Task::Make | Task::Renew { .. }, None) => Err(Refusal::Conflict(String::new())),
             (Task::Remove { uid }, _) => self.remove(uid).await,
-            (Task::Account { name, version, pulls, ours }, _) => {
-                let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
-                let changed = self.change_account(name, version, pulls, &ours).await;
+            (Task::Account { name, version, pulls, notes }, _) => {
+                let changed = self.change_account(name, version, pulls, notes).await;
                 match changed {
                     // One that is not selected any more is not told of either.
-                    Err(Refusal::Conflict(_)) => self.read_account(name).await.or(changed),
+                    Err(Refusal::Conflict(_)) => {
+                        self.read_account(name).await.map(Done::Read).or(changed)
+                    }
                     changed => changed,
                 }
             }
@@ -78,11 +80,11 @@ impl Call {
         name: &str,
         version: &str,
         pulls: &[String],
-        ours: &[&str],
+        notes: &Notes,
     ) -> Result<Done, Refusal> {
         let parameters =
             PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let body = Patch::Merge(account_patch(&self.owner, version, pulls, ours));
+        let body = Patch::Merge(account_patch(version, pulls, notes));
         let changed = self.link.call(CALL_LIMIT, |client| async move {
             let accounts = Api::<ServiceAccount>::namespaced(client, &self.namespace);
             accounts.patch(name, &parameters, &body).await
@@ -90,11 +92,11 @@ impl Call {
         Ok(Done::Account(Item::from(changed.await?)))
     }
 
-    async fn read_account(&self, name: &str) -> Result<Done, Refusal> {
+    pub(super) async fn read_account(&self, name: &str) -> Result<Item, Refusal> {
         let found = self.link.call(CALL_LIMIT, |client| async move {
             Api::<ServiceAccount>::namespaced(client, &self.namespace).get(name).await
         });
-        Ok(Done::Read(Item::from(found.await?)))
+        Ok(Item::from(found.await?))
     }
 
     /// What stands in the Secret, of what its annotation speaks of.
@@ -107,21 +109,20 @@ impl Call {
     }
 }
 
-/// What is sent to change a service account; labels and annotations of ours go with our last name.
+/// What is sent to change a service account; label and annotation go with the last note.
 fn account_patch(
-    owner: &str,
     version: &str,
     pulls: &[String],
-    ours: &[&str],
+    notes: &Notes,
 ) -> impl Serialize + std::fmt::Debug + use<> {
     let pulls: Vec<_> = pulls.iter().map(|name| json!({ "name": name })).collect();
-    let (note, label) =
-        if ours.is_empty() { (None, None) } else { (Some(ours.join(",")), Some(owner)) };
+    let note = (!notes.is_empty()).then(|| notes.to_string());
+    let label = note.as_ref().map(|_| "yes");
     json!({
         "metadata": {
             "resourceVersion": version,
             "annotations": { NOTE: note },
-            "labels": { OWNER: label },
+            "labels": { NOTE: label },
         },
         "imagePullSecrets": pulls,
     })

@@ -85,6 +85,10 @@ impl Content {
         self.data.expose_secret().len() / 4 * 3
     }
 
+    pub(super) fn size_of_annotations(&self) -> usize {
+        self.annotations.iter().map(|(key, text)| key.len() + text.len()).sum()
+    }
+
     /// When the next of them expires, if one has not yet.
     pub(super) fn first_end(&self, now: SystemTime) -> Option<SystemTime> {
         let ends = self.entries.values().map(|entry| entry.credential.lifetime().expires());
@@ -195,11 +199,6 @@ impl Stamp {
             Some((host.parse().ok()?, Life { lifetime, origin: life.origin }))
         });
         Self { text: text.to_owned(), lives: lives.collect() }
-    }
-
-    /// When the newest of them was issued.
-    pub(super) fn refreshed(&self) -> Option<SystemTime> {
-        self.lives.values().map(|life| life.lifetime.issued()).max()
     }
 
     /// The credentials that a document has, of those that the annotation speaks of.
@@ -318,7 +317,6 @@ mod tests {
         assert_eq!(stamp.text, content.stamp.text);
         let document = STANDARD.decode(content.data.expose_secret()).unwrap();
         assert!(are_same(&stamp.entries(&document), &content.entries));
-        assert_eq!(stamp.refreshed(), Some(moment()));
         let again = Content::new(stamp.entries(&document), &clock);
         assert_eq!(again.stamp.text, content.stamp.text, "or a restart would write all anew");
     }

@@ -15,7 +15,7 @@ use super::calls::Call;
 use super::content::{Content, Entries, Entry, are_same};
 use super::mirror::{Kind, Mirror, Told};
 use super::places::{Done, Places, Summary, Task};
-use super::recall::{Recalled, Scope, newest};
+use super::recall::{Recalled, Scope, agreed};
 use super::{Accounts, Namespaces, Options};
 use crate::clock::Clock;
 use crate::credential::{RegistryHost, Wanted};
@@ -50,10 +50,14 @@ pub struct Keeper {
     /// What stood in the Secrets before; until it is known, none of them is written with less than
     /// all that is to be in it.
     carried: Option<Entries>,
+    /// Whether nobody can say what stood there.
+    do_not_agree: bool,
     tell: mpsc::Sender<(Kind, Told)>,
     told: mpsc::Receiver<(Kind, Told)>,
     sights: BTreeMap<Kind, Sight>,
     scope: Scope,
+    /// Nothing is changed any more from then on.
+    given_up: CancellationToken,
     tasks: JoinSet<(Box<str>, Task, Result<Done, Refusal>)>,
     /// What is wrong with the cluster as a whole, and when it is tried again.
     trouble: Option<(Refusal, SystemTime)>,
@@ -108,10 +112,12 @@ impl Keeper {
             dice,
             places,
             carried: None,
+            do_not_agree: false,
             tell,
             told,
             sights: BTreeMap::new(),
             scope: Scope::Cluster,
+            given_up: CancellationToken::new(),
             tasks: JoinSet::new(),
             trouble: None,
             failures: 0,
@@ -130,6 +136,8 @@ impl Keeper {
     /// Keeps it as it should be until `stop`. What was fetched by then is written, if that takes a
     /// moment, but nothing any more if that is given up.
     pub async fn run(mut self, stop: CancellationToken, given_up: CancellationToken) {
+        self.given_up = given_up.clone();
+        let mut has_given_up = false;
         let mut looks = self.status.look_wanted();
         for kind in self.kinds() {
             self.mirror(kind);
@@ -144,6 +152,11 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = given_up.cancelled(), if !has_given_up => {
+                    // It is ended in a moment. Until then it only watches.
+                    has_given_up = true;
+                    self.tasks = JoinSet::new();
+                }
                 Some(told) = self.told.recv() => self.hear_all(told),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.settle(done.ok());
@@ -185,8 +198,11 @@ impl Keeper {
                     self.sights.clear();
                 }
                 Err(refusal) => {
+                    let is_all = kind.namespace().is_none() || refusal.is_of_the_cluster();
                     self.blind(kind, refusal);
-                    break;
+                    if is_all {
+                        break;
+                    }
                 }
             }
         }
@@ -268,17 +284,38 @@ impl Keeper {
     }
 
     fn see(&mut self, kind: Kind) {
+        let namespace = kind.namespace().map(str::to_owned);
         let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (true, None);
+        self.open_or_close(&namespace);
     }
 
     fn blind(&mut self, kind: Kind, refusal: Refusal) {
+        let namespace = kind.namespace().map(str::to_owned);
         let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (false, Some(refusal));
+        self.open_or_close(&namespace);
     }
 
+    /// A namespace that nobody can look into holds up no other: with it, its Role has gone.
+    fn open_or_close(&mut self, namespace: &Option<String>) {
+        let Some(namespace) = namespace else { return };
+        let mut sights = self.sights.iter();
+        let closed = sights.find_map(|(kind, sight)| {
+            let is_of_it = kind.namespace() == Some(namespace);
+            sight.blind.clone().filter(|refusal| is_of_it && !refusal.is_of_the_cluster())
+        });
+        match closed {
+            Some(refusal) => self.places.close(namespace, &refusal),
+            None => self.places.open(namespace),
+        }
+    }
+
+    /// Whether all is seen that can be.
     fn sees_all(&self) -> bool {
-        !self.sights.is_empty() && self.sights.values().all(|sight| sight.is_seeing)
+        let mut sights = self.sights.iter();
+        !self.sights.is_empty()
+            && sights.all(|(kind, sight)| sight.is_seeing || is_closed(kind, sight))
     }
 
     /// Whether each named namespace can be looked at by itself instead.
@@ -335,7 +372,11 @@ impl Keeper {
     fn is_to_recall(&self) -> bool {
         let wanted = self.wanted.borrow();
         let is_fetched = self.work.options.registries.iter().all(|host| wanted.contains_key(host));
-        self.carried.is_none() && !is_fetched && self.work.is_leading && self.sees_all()
+        self.carried.is_none()
+            && !self.do_not_agree
+            && !is_fetched
+            && self.is_leading()
+            && self.sees_all()
     }
 
     /// Learns what stands in the Secrets, if there is something that nobody has fetched yet.
@@ -346,18 +387,24 @@ impl Keeper {
         if self.trouble.as_ref().is_some_and(|(_, at)| *at > self.clock.now()) {
             return;
         }
-        match newest(&self.work.link, &self.places, &self.work.owner).await {
-            None => self.carried = Some(Entries::new()),
-            Some(Ok(recalled)) => self.carried = Some(recalled.0),
-            // The next look says which one is the newest.
-            Some(Err(Refusal::NotFound(_))) => {}
-            Some(Err(refusal)) => self.give_up_for_now(refusal),
+        match agreed(&self.work.link, &self.places, &self.work.owner).await {
+            Ok(Some(recalled)) => self.carried = Some(recalled.0),
+            Ok(None) => {
+                self.do_not_agree = true;
+                warn!(
+                    target_secret = %self.name,
+                    "the Secrets do not agree, so each credential is fetched anew before any is written"
+                );
+            }
+            // The next look says what there is.
+            Err(Refusal::NotFound(_)) => {}
+            Err(refusal) => self.give_up_for_now(refusal),
         }
     }
 
     /// Makes the content anew if something in it is another.
     fn refresh(&mut self) {
-        if !self.work.is_leading {
+        if !self.is_leading() {
             return;
         }
         let now = self.clock.now();
@@ -399,18 +446,20 @@ impl Keeper {
     }
 
     fn is_too_large(&self) -> bool {
-        self.places.content.as_ref().is_some_and(|content| content.size() > LARGEST)
+        self.places.content.as_ref().is_some_and(|content| {
+            content.size() > LARGEST || content.size_of_annotations() > LARGEST_ANNOTATIONS
+        })
     }
 
     /// Whether nothing can be done, until something is heard.
     fn is_held(&self) -> bool {
-        !self.work.is_leading || !self.sees_all() || self.is_too_large()
+        !self.is_leading() || !self.sees_all() || self.is_too_large()
     }
 
     /// Starts what can be done now.
     fn dispatch(&mut self) {
         let now = self.clock.now();
-        if !self.work.is_leading {
+        if !self.is_leading() {
             self.places.pass_over(now);
         }
         let is_paused = self.trouble.as_ref().is_some_and(|(_, at)| *at > now);
@@ -493,6 +542,10 @@ impl Keeper {
         self.trouble = Some((refusal, next.at.min(now + LONGEST_PAUSE)));
     }
 
+    fn is_leading(&self) -> bool {
+        self.work.is_leading && !self.given_up.is_cancelled()
+    }
+
     /// When to look again if nothing happens.
     fn wake_at(&self) -> SystemTime {
         let now = self.clock.now();
@@ -529,8 +582,7 @@ impl Keeper {
             .unwrap_or_default();
         self.tell_news(failing.as_ref(), before.as_ref(), &in_the_way, &known);
         let sees_all = self.sees_all();
-        let is_done =
-            is_idle && sees_all && (self.places.content.is_some() || !self.work.is_leading);
+        let is_done = is_idle && sees_all && (self.places.content.is_some() || !self.is_leading());
         let pass = if is_idle { std::mem::take(&mut self.pass) } else { Pass::default() };
         let Pass { written, removed, accounts, repaired } = pass;
         let has_written = written + removed > 0;
@@ -563,7 +615,7 @@ impl Keeper {
                 same.cloned().unwrap_or_else(|| Failing::after(before.as_ref(), now, kind, message))
             });
         });
-        if !self.work.is_leading {
+        if !self.is_leading() {
             // Nobody fetches here: what stands in the Secrets is all that is known.
             for (host, life) in summary.lives {
                 self.status.set_registry(&host, |registry| registry.lifetime = Some(life));
@@ -574,14 +626,21 @@ impl Keeper {
     /// What is wrong, the worst of it.
     fn failing(&self, summary: &Summary) -> Option<(trouble::Kind, String)> {
         let of = |refusal: &Refusal| (refusal.kind(), refusal.to_string());
-        let blind = self.sights.values().find_map(|sight| sight.blind.as_ref()).map(of);
+        let open = self.sights.iter().filter(|(kind, sight)| !is_closed(kind, sight));
+        let blind = open.filter_map(|(_, sight)| sight.blind.as_ref()).map(of).next();
         let whole = self.trouble.as_ref().map(|(refusal, _)| of(refusal));
         let too_large = || {
-            let size = self.places.content.as_ref().map_or(0, |content| content.size());
+            let content = self.places.content.as_ref();
+            let [size, notes] = [
+                content.map_or(0, |content| content.size()),
+                content.map_or(0, |content| content.size_of_annotations()),
+            ]
+            .map(|bytes| bytes / 1024);
             let message = format!(
-                "the credentials take {} KiB, and a Secret has room for {} KiB",
-                size / 1024,
-                LARGEST / 1024
+                "the credentials take {size} KiB, and what is said of them {notes} KiB; a Secret has room for \
+                 {} KiB and {} KiB",
+                LARGEST / 1024,
+                LARGEST_ANNOTATIONS / 1024
             );
             (trouble::Kind::SecretTooLarge, message)
         };
@@ -636,6 +695,12 @@ impl Keeper {
     }
 }
 
+/// Whether it is about one namespace, into which nobody can look.
+fn is_closed(kind: &Kind, sight: &Sight) -> bool {
+    let is_of_it = |refusal: &Refusal| !refusal.is_of_the_cluster();
+    kind.namespace().is_some() && sight.blind.as_ref().is_some_and(is_of_it)
+}
+
 /// Some namespaces by name, and how many there are.
 fn some_of(names: &[String], count: usize) -> String {
     let shown = names.join(", ");
@@ -653,6 +718,9 @@ const AT_ONCE: usize = 8;
 /// The most that the data of a Secret may take.
 /// <https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size>
 const LARGEST: usize = 1024 * 1024;
+
+/// The most that its annotations may take, less what others may add.
+const LARGEST_ANNOTATIONS: usize = 240 * 1024;
 
 /// How much the mirrors can tell before they wait to be heard.
 const MOST_UNHEARD: usize = 256;

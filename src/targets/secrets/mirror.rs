@@ -259,6 +259,16 @@ struct Page {
 type Events = BoxStream<'static, kube::Result<WatchEvent<Item>>>;
 
 impl Kind {
+    /// The one namespace that it is about, if it is about one.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Namespaces(_) => None,
+            Self::Secrets { namespace, .. } | Self::Accounts { namespace, .. } => {
+                namespace.as_deref()
+            }
+        }
+    }
+
     fn selectors(&self) -> (Option<String>, Option<String>) {
         let named = |name: &String| format!("metadata.name={name}");
         match self {
@@ -375,7 +385,7 @@ const LISTED_AGAIN: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// After what somebody has to do something about.
-const LONGEST_LASTING: Duration = Duration::from_secs(30);
+const LONGEST_LASTING: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

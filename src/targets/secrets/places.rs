@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::content::{Content, Stamp, Whose, whose};
 use super::mirror::{Item, Key};
+use super::notes::{NOTE, Notes};
 use super::{Namespaces, Options};
 use crate::clock::Clock;
 use crate::credential::{Lifetime, RegistryHost};
@@ -61,6 +62,10 @@ struct Place {
     /// Service accounts whose pods are to get the Secret, or that have it from us.
     accounts: BTreeMap<Box<str>, Account>,
     fault: Option<Fault>,
+    /// Why nobody can look there, if so.
+    closed: Option<Fault>,
+    /// What we gave the Secret last.
+    written: Option<Arc<Stamp>>,
     /// How often in a row it failed there.
     failures: u32,
     /// How often somebody has changed it lately, and when last.
@@ -79,8 +84,8 @@ struct Account {
     version: Box<str>,
     is_selected: bool,
     pulls: Vec<String>,
-    /// The names that are in it because of us.
-    ours: BTreeSet<String>,
+    /// The names that are in it because of us, and of other installations.
+    notes: Notes,
 }
 
 /// What went wrong in a namespace.
@@ -102,7 +107,7 @@ pub(super) enum Task {
     /// Remove it.
     Remove { uid: Box<str> },
     /// Change what a service account pulls with.
-    Account { name: Box<str>, version: Box<str>, pulls: Vec<String>, ours: BTreeSet<String> },
+    Account { name: Box<str>, version: Box<str>, pulls: Vec<String>, notes: Notes },
 }
 
 /// What came of it.
@@ -129,6 +134,16 @@ pub(super) struct Summary {
     pub(super) faults: Vec<(Fault, Vec<String>, usize)>,
     /// Where somebody else's Secret is.
     pub(super) foreign: Vec<String>,
+}
+
+/// What stands in our Secrets.
+pub(super) enum Agreed<'a> {
+    /// There are none.
+    Nothing,
+    /// This, for one in some of these namespaces.
+    On(&'a Stamp, BTreeSet<&'a str>),
+    /// This and that.
+    Not,
 }
 
 impl Places {
@@ -174,6 +189,8 @@ impl Places {
             secret: Known::Nothing,
             accounts: BTreeMap::new(),
             fault: None,
+            closed: None,
+            written: None,
             failures: 0,
             tug: (0, None),
         })
@@ -266,11 +283,12 @@ impl Places {
         let account = Account {
             version: item.meta.resource_version.unwrap_or_default().into(),
             is_selected,
-            ours: noted.map(|text| names(text)).unwrap_or_default(),
+            notes: Notes::read(noted),
             pulls: item.pulls,
         };
         let is_known = self.all.contains_key(&*namespace);
-        if is_known || account.ours.contains(&self.options.name) || !self.is_named() {
+        let is_ours = account.notes.has(&self.owner, &self.options.name);
+        if is_known || is_ours || !self.is_named() {
             self.place(&namespace).accounts.insert(name.into(), account);
         }
     }
@@ -283,7 +301,7 @@ impl Places {
         let Some(place) = self.all.get_mut(namespace) else { return };
         match place.accounts.get_mut(name) {
             // If it is there, our name is to be taken out of it, and it may just be put in.
-            Some(account) if is_under_way || account.ours.contains(&self.options.name) => {
+            Some(account) if is_under_way || account.notes.has(&self.owner, &self.options.name) => {
                 account.is_selected = false;
             }
             _ => drop(place.accounts.remove(name)),
@@ -336,6 +354,18 @@ impl Places {
             place.not_before = Some(until);
             self.later.insert((until, namespace.into()));
         }
+    }
+
+    /// Nobody can look into this namespace, which is to be served all the same.
+    pub(super) fn close(&mut self, namespace: &str, refusal: &Refusal) {
+        let message = format!("nobody can look there ({refusal}), or it is not there");
+        let fault = Fault { kind: refusal.kind(), message, is_missed: true };
+        self.place(namespace).closed = Some(fault);
+    }
+
+    /// It can be looked into again.
+    pub(super) fn open(&mut self, namespace: &str) {
+        self.place(namespace).closed = None;
     }
 
     // --- what is to be done ----------------------------------------------------------------------
@@ -398,7 +428,7 @@ impl Places {
 
     /// Whether something failed somewhere when it was tried last.
     pub(super) fn has_faults(&self) -> bool {
-        self.all.values().any(|place| place.fault.is_some())
+        self.all.values().any(|place| place.fault.is_some() || place.closed.is_some())
     }
 
     /// Whether nothing is to be done now.
@@ -408,34 +438,39 @@ impl Places {
 
     /// What is to be done there, and whether it puts back what somebody took away.
     fn task(&self, namespace: &str) -> Option<(Task, bool)> {
-        let place = self.all.get(namespace).filter(|place| !place.is_going)?;
+        let place = self.all.get(namespace)?;
+        if place.is_going || place.closed.is_some() {
+            return None;
+        }
         let name = &self.options.name;
         for (account, known) in &place.accounts {
             let has = known.pulls.contains(name);
-            let is_ours = known.ours.contains(name);
+            let is_ours = known.notes.has(&self.owner, name);
             let is_to_have = place.is_wanted && known.is_selected;
             // One that had it from somebody else is left to them.
-            let (pulls, ours) = if is_to_have && !has && matches!(place.secret, Known::Ours { .. })
+            let (pulls, notes) = if is_to_have && !has && matches!(place.secret, Known::Ours { .. })
             {
                 let with = known.pulls.iter().chain([name]).cloned().collect();
-                (with, known.ours.iter().chain([name]).cloned().collect())
+                (with, known.notes.with(&self.owner, name))
             } else if !is_to_have && is_ours {
-                let but = |other: &&String| *other != name;
-                let pulls = known.pulls.iter().filter(but).cloned().collect();
-                (pulls, known.ours.iter().filter(but).cloned().collect())
+                let notes = known.notes.without(&self.owner, name);
+                let stays = |other: &&String| *other != name || notes.name(name);
+                (known.pulls.iter().filter(stays).cloned().collect(), notes)
             } else {
                 continue;
             };
             let (name, version) = (account.clone(), known.version.clone());
             let is_repair = is_to_have && is_ours;
-            return Some((Task::Account { name, version, pulls, ours }, is_repair));
+            return Some((Task::Account { name, version, pulls, notes }, is_repair));
         }
         match (&place.secret, place.is_wanted) {
             (Known::Nothing, true) => self.content.as_ref().map(|_| (Task::Make, place.was_served)),
             (Known::Ours { uid, stamp, is_whole, .. }, true) => {
                 let content = self.content.as_ref()?;
                 let is_fresh = stamp.text == content.stamp.text;
-                let is_repair = is_fresh && !is_whole;
+                // It had this already: somebody else has given it something else.
+                let is_repair =
+                    place.written.as_ref().is_some_and(|had| had.text == content.stamp.text);
                 (!is_fresh || !is_whole).then(|| (Task::Renew { uid: uid.clone() }, is_repair))
             }
             (Known::Ours { uid, is_made_by_us: true, .. }, false) => {
@@ -460,7 +495,14 @@ impl Places {
             _ if is_overtaken => {
                 self.due.insert(namespace.into());
             }
-            Done::Secret(item) => self.secret_is(&item),
+            Done::Secret(item) => {
+                self.secret_is(&item);
+                if let Some(place) = self.all.get_mut(namespace)
+                    && let Known::Ours { stamp, .. } = &place.secret
+                {
+                    place.written = Some(Arc::clone(stamp));
+                }
+            }
             Done::Removed => self.secret_gone(namespace),
             Done::Account(item) => self.account_is(item, None),
             Done::Read(item) => {
@@ -556,6 +598,12 @@ impl Places {
         let mut in_use: BTreeMap<*const Stamp, &Arc<Stamp>> = BTreeMap::new();
         for (name, place) in self.all.iter().filter(|(_, place)| place.is_wanted) {
             summary.counts.wanted += 1;
+            if let Some(fault) = &place.closed {
+                summary.counts.failing += 1;
+                lacking = true;
+                add(&mut summary.faults, fault, name);
+                continue;
+            }
             match &place.secret {
                 // What stands there now, nobody has said who can be believed.
                 Known::Ours { is_whole: false, .. } => {
@@ -617,13 +665,31 @@ impl Places {
         Some(life.lifetime.expires())
     }
 
-    /// The namespace with the newest of our Secrets.
-    pub(super) fn newest(&self) -> Option<(&str, &Stamp)> {
-        let ours = self.all.iter().filter_map(|(name, place)| match &place.secret {
-            Known::Ours { stamp, is_whole: true, .. } => Some((&**name, &**stamp)),
-            _ => None,
-        });
-        ours.max_by_key(|(_, stamp)| stamp.refreshed())
+    /// What more than half of our Secrets have, and some of the namespaces that have it: whoever may
+    /// write in one namespace can make its Secret say anything.
+    pub(super) fn agreed(&self) -> Agreed<'_> {
+        let mut having: BTreeMap<&str, (&Stamp, Vec<&str>)> = BTreeMap::new();
+        let mut count = 0;
+        for (name, place) in &self.all {
+            if let Known::Ours { stamp, is_whole: true, .. } = &place.secret {
+                having.entry(&stamp.text).or_insert((stamp, Vec::new())).1.push(name);
+                count += 1;
+            }
+        }
+        let most = having.into_values().max_by_key(|(_, namespaces)| namespaces.len());
+        match most {
+            None => Agreed::Nothing,
+            Some((stamp, all)) if all.len() * 2 > count => {
+                let samples = [all[0], all[all.len() / 2], all[all.len() - 1]];
+                Agreed::On(stamp, BTreeSet::from(samples))
+            }
+            Some(_) => Agreed::Not,
+        }
+    }
+
+    /// Whether its credential is to be in the Secret.
+    pub(super) fn is_for(&self, host: &RegistryHost) -> bool {
+        self.options.registries.contains(host)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -641,7 +707,7 @@ impl Place {
     fn is_forgotten(&self) -> bool {
         // It may be wanted later, and what is in it is not told again then.
         let mut accounts = self.accounts.values();
-        let has_accounts = accounts.any(|account| account.is_selected || !account.ours.is_empty());
+        let has_accounts = accounts.any(|account| account.is_selected || !account.notes.is_empty());
         !self.is_wanted && !self.is_going && !has_accounts && matches!(self.secret, Known::Nothing)
     }
 }
@@ -684,14 +750,6 @@ fn is_older(version: &str, known: &str) -> bool {
     let [version, known] = [version, known].map(str::parse::<u64>);
     matches!((version, known), (Ok(version), Ok(known)) if version < known)
 }
-
-/// The names that a note lists.
-fn names(text: &str) -> BTreeSet<String> {
-    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// The annotation of a service account that says which names are in it because of us.
-pub(super) const NOTE: &str = "freshcreds/image-pull-secrets";
 
 /// For so long a namespace that has just come may be without.
 const NEW_FOR: Duration = Duration::from_secs(10);

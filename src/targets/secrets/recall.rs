@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::calls::Call;
-use super::content::Entries;
+use super::content::{Entries, are_same};
 use super::mirror::{Kind, Mirror, Told};
-use super::places::Places;
+use super::places::{Agreed, Places};
 use super::{Namespaces, Options};
 use crate::clock::Clock;
 use crate::credential::{Credential, RegistryHost};
@@ -26,21 +26,9 @@ impl Recalled {
         let found = found.filter(|entry| entry.origin == origin);
         found.map(|entry| &entry.credential).max_by_key(|one| one.lifetime().expires()).cloned()
     }
-
-    /// With what another Secret has, where that lives longer.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        for (host, entry) in other.0 {
-            let ends = |entry: &super::content::Entry| entry.credential.lifetime().expires();
-            if self.0.get(&host).is_none_or(|known| ends(known) < ends(&entry)) {
-                self.0.insert(host, entry);
-            }
-        }
-        self
-    }
 }
 
-/// What stands in the newest Secret.
+/// What stands in our Secrets; nothing if they do not agree.
 ///
 /// # Errors
 ///
@@ -50,7 +38,7 @@ pub async fn recall(
     options: &Options,
     owner: &str,
     clock: &Clock,
-) -> Result<Recalled, Refusal> {
+) -> Result<Option<Recalled>, Refusal> {
     let mut places = Places::new(options.clone(), owner.to_owned(), clock.clone());
     let mut looked = Err(Refusal::NotFound(String::new()));
     for kind in options.secrets(Scope::Cluster) {
@@ -58,29 +46,45 @@ pub async fn recall(
     }
     if let (Err(Refusal::Forbidden(_)), Namespaces::Named(_)) = (&looked, &options.namespaces) {
         for kind in options.secrets(Scope::Namespace) {
-            looked = look(link, kind, &mut places, clock).await;
-            if places.newest().is_some() {
-                break;
-            }
+            let result = look(link, kind, &mut places, clock).await;
+            // With a namespace its Role has gone.
+            looked = if looked.is_ok() { Ok(()) } else { result };
         }
     }
-    newest(link, &places, owner).await.unwrap_or_else(|| looked.map(|()| Recalled::default()))
+    looked?;
+    agreed(link, &places, owner).await
 }
 
-/// What the newest of the Secrets that are known has; nothing if there is none.
-pub(super) async fn newest(
+/// What the Secrets that are known agree on; nothing if they do not.
+///
+/// More than half have to say the same, and what is read of some of these has to be the same, too.
+/// So whoever may write Secrets in one namespace decides nothing for the others.
+pub(super) async fn agreed(
     link: &Arc<Link>,
     places: &Places,
     owner: &str,
-) -> Option<Result<Recalled, Refusal>> {
-    let (namespace, stamp) = places.newest()?;
-    let call = Call {
-        link: Arc::clone(link),
-        namespace: namespace.into(),
-        name: places.name().to_owned(),
-        owner: owner.to_owned(),
+) -> Result<Option<Recalled>, Refusal> {
+    let (stamp, namespaces) = match places.agreed() {
+        Agreed::Nothing => return Ok(Some(Recalled::default())),
+        Agreed::Not => return Ok(None),
+        Agreed::On(stamp, namespaces) => (stamp, namespaces),
     };
-    Some(call.read(stamp).await.map(Recalled))
+    let mut found: Option<Entries> = None;
+    for namespace in namespaces {
+        let call = Call {
+            link: Arc::clone(link),
+            namespace: namespace.into(),
+            name: places.name().to_owned(),
+            owner: owner.to_owned(),
+        };
+        let mut entries = call.read(stamp).await?;
+        entries.retain(|host, _| places.is_for(host));
+        match &found {
+            Some(known) if !are_same(known, &entries) => return Ok(None),
+            _ => found = Some(entries),
+        }
+    }
+    Ok(found.map(Recalled))
 }
 
 /// Looks once at all Secrets of one kind.

@@ -3,46 +3,48 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::Api;
 use kube::api::ListParams;
+use tracing::warn;
 
 use super::calls::Call;
 use super::content::{OWNER, Whose, whose};
 use super::mirror::Item;
-use super::places::NOTE;
-use super::recall::Scope;
+use super::notes::{NOTE, Notes};
 use super::{Namespaces, Options};
 use crate::clock::Clock;
 use crate::kubernetes::lease::{self, Election};
 use crate::kubernetes::{LeaseName, Link, Refusal};
 
 /// Removes the Secrets of ours whose names are not among `kept`, and takes their names out of
-/// service accounts. They are found by our label. Says how many Secrets there were.
+/// service accounts. They are found by our labels. Says how many Secrets there were.
 ///
 /// # Errors
 ///
-/// If one cannot be removed, or if nobody may look for it.
+/// If one cannot be removed, or if nobody may look for it; the others are removed all the same.
 pub async fn sweep(link: &Arc<Link>, owner: &str, kept: &[Options]) -> Result<usize, Refusal> {
-    let labels = ListParams::default().labels(&format!("{OWNER}={owner}"));
-    let is_kept = |name: &str| kept.iter().any(|options| options.name == name);
-    for account in accounts(link, None, &labels).await? {
+    let mut swept = Swept::default();
+    let noted = ListParams::default().labels(NOTE);
+    for account in accounts(link, None, &noted).await? {
         let mut stays = BTreeSet::new();
         for options in kept {
             if options.selects(link, &account).await? {
                 stays.insert(options.name.as_str());
             }
         }
-        leave(link, owner, &account, |name| stays.contains(name)).await?;
+        swept.note(leave(link, owner, account, |name| stays.contains(name)).await.map(|()| false));
     }
-    let mut removed = 0;
-    for secret in secrets(link, None, &labels).await? {
-        if !is_kept(secret.meta.name.as_deref().unwrap_or_default()) {
-            removed += usize::from(remove(link, owner, &secret).await?);
+    let labelled = ListParams::default().labels(&format!("{OWNER}={owner}"));
+    for secret in secrets(link, None, &labelled).await? {
+        let name = secret.meta.name.as_deref().unwrap_or_default();
+        if !kept.iter().any(|options| options.name == name) {
+            swept.note(remove(link, owner, &secret).await);
         }
     }
-    Ok(removed)
+    swept.end()
 }
 
 /// Removes the Secrets of one name, for whoever may not look for our label: in the whole cluster
@@ -50,17 +52,60 @@ pub async fn sweep(link: &Arc<Link>, owner: &str, kept: &[Options]) -> Result<us
 ///
 /// # Errors
 ///
-/// If one cannot be removed, or if nobody may look for it.
+/// If one cannot be removed, or if nobody may look for any; the others are removed all the same.
 pub async fn sweep_named(
     link: &Arc<Link>,
     owner: &str,
     options: &Options,
 ) -> Result<usize, Refusal> {
-    match sweep_in(link, owner, options, Scope::Cluster).await {
-        Err(Refusal::Forbidden(_)) if matches!(options.namespaces, Namespaces::Named(_)) => {
-            sweep_in(link, owner, options, Scope::Namespace).await
+    let mut swept = Swept::default();
+    match sweep_in(link, owner, options, None, &mut swept).await {
+        Err(Refusal::Forbidden(_)) => {}
+        Err(refusal) => return Err(refusal),
+        Ok(()) => return swept.end(),
+    }
+    let Namespaces::Named(names) = &options.namespaces else {
+        return Err(Refusal::Forbidden(format!("nobody may look for the Secret {}", options.name)));
+    };
+    let mut closed = Vec::new();
+    for name in names {
+        match sweep_in(link, owner, options, Some(name), &mut swept).await {
+            // With the namespace its Role has gone, too: nothing of ours can be there.
+            Err(refusal @ (Refusal::Forbidden(_) | Refusal::NotFound(_))) => {
+                closed.push((name, refusal));
+            }
+            Err(refusal) => return Err(refusal),
+            Ok(()) => {}
         }
-        result => result,
+    }
+    if closed.len() == names.len()
+        && let Some((_, refusal)) = closed.pop()
+    {
+        return Err(refusal);
+    }
+    for (namespace, refusal) in closed {
+        warn!(namespace, %refusal, "nobody can look there, or it is not there any more");
+    }
+    swept.end()
+}
+
+/// What was removed, and what went wrong first.
+#[derive(Default)]
+struct Swept {
+    count: usize,
+    refusal: Option<Refusal>,
+}
+
+impl Swept {
+    fn note(&mut self, removed: Result<bool, Refusal>) {
+        match removed {
+            Ok(removed) => self.count += usize::from(removed),
+            Err(refusal) => self.refusal = self.refusal.take().or(Some(refusal)),
+        }
+    }
+
+    fn end(self) -> Result<usize, Refusal> {
+        self.refusal.map_or(Ok(self.count), Err)
     }
 }
 
@@ -77,43 +122,54 @@ pub async fn log_out(
     configured: &[Options],
     clock: &Clock,
 ) -> Result<usize, Refusal> {
-    if let Some(name) = lease {
-        let me = "logout".to_owned();
-        let mut election = Election::new(Arc::clone(link), name.clone(), me, clock.clone());
-        election.seize(LOGGED_OUT_FOR).await?;
-        clock.sleep(lease::NOTICED_WITHIN).await;
-    }
+    let Some(name) = lease else { return remove_all(link, owner, configured).await };
+    let me = "logout".to_owned();
+    let mut election = Election::new(Arc::clone(link), name.clone(), me, clock.clone());
+    election.seize(WHILE_LOGGING_OUT).await?;
+    clock.sleep(lease::NOTICED_WITHIN).await;
+    let removed = remove_all(link, owner, configured).await;
+    election.seize(AFTER_LOGGING_OUT).await?;
+    removed
+}
+
+async fn remove_all(
+    link: &Arc<Link>,
+    owner: &str,
+    configured: &[Options],
+) -> Result<usize, Refusal> {
     match sweep(link, owner, &[]).await {
         Err(Refusal::Forbidden(_)) => {}
         result => return result,
     }
-    let mut removed = 0;
+    let mut swept = Swept::default();
     for options in configured {
-        removed += sweep_named(link, owner, options).await?;
+        match sweep_named(link, owner, options).await {
+            Ok(removed) => swept.count += removed,
+            Err(refusal) => swept.note(Err(refusal)),
+        }
     }
-    Ok(removed)
+    swept.end()
 }
 
 async fn sweep_in(
     link: &Arc<Link>,
     owner: &str,
     options: &Options,
-    scope: Scope,
-) -> Result<usize, Refusal> {
-    let mut removed = 0;
-    for namespace in options.scoped(scope) {
-        let namespace = namespace.as_deref();
-        for parameters in options.account_lists() {
-            for account in accounts(link, namespace, &parameters).await? {
-                leave(link, owner, &account, |name| name != options.name).await?;
-            }
-        }
-        let by_name = ListParams::default().fields(&format!("metadata.name={}", options.name));
-        for secret in secrets(link, namespace, &by_name).await? {
-            removed += usize::from(remove(link, owner, &secret).await?);
+    namespace: Option<&String>,
+    swept: &mut Swept,
+) -> Result<(), Refusal> {
+    let namespace = namespace.map(String::as_str);
+    for parameters in options.account_lists() {
+        for account in accounts(link, namespace, &parameters).await? {
+            let left = leave(link, owner, account, |name| name != options.name).await;
+            swept.note(left.map(|()| false));
         }
     }
-    Ok(removed)
+    let by_name = ListParams::default().fields(&format!("metadata.name={}", options.name));
+    for secret in secrets(link, namespace, &by_name).await? {
+        swept.note(remove(link, owner, &secret).await);
+    }
+    Ok(())
 }
 
 impl Options {
@@ -149,25 +205,31 @@ impl Options {
 async fn leave(
     link: &Arc<Link>,
     owner: &str,
-    account: &Item,
+    account: Item,
     is_kept: impl Fn(&str) -> bool,
 ) -> Result<(), Refusal> {
-    let meta = &account.meta;
-    let note = meta.annotations.as_ref().and_then(|notes| notes.get(NOTE));
-    let ours: Vec<&str> = note.iter().flat_map(|text| text.split(',')).collect();
-    let (kept, gone): (Vec<&str>, Vec<&str>) = ours.into_iter().partition(|name| is_kept(name));
-    if gone.is_empty() {
-        return Ok(());
+    let call = call(link, owner, &account);
+    let mut account = account;
+    for _ in 0..MOST_TRIES {
+        let meta = &account.meta;
+        let before = Notes::read(meta.annotations.as_ref().and_then(|notes| notes.get(NOTE)));
+        let gone = before.of(owner).filter(|name| !is_kept(name));
+        let notes = gone.fold(before.clone(), |notes, name| notes.without(owner, name));
+        if notes == before {
+            return Ok(());
+        }
+        let stays = |name: &&String| !before.has(owner, name) || is_kept(name) || notes.name(name);
+        let pulls: Vec<String> = account.pulls.iter().filter(stays).cloned().collect();
+        let name = meta.name.as_deref().unwrap_or_default();
+        let version = meta.resource_version.as_deref().unwrap_or_default();
+        match call.change_account(name, version, &pulls, &notes).await {
+            Ok(_) | Err(Refusal::NotFound(_)) => return Ok(()),
+            // Somebody has changed it meanwhile.
+            Err(Refusal::Conflict(_)) => account = call.read_account(name).await?,
+            Err(refusal) => return Err(refusal),
+        }
     }
-    let is_left = |name: &&String| !gone.contains(&name.as_str());
-    let pulls: Vec<String> = account.pulls.iter().filter(is_left).cloned().collect();
-    let call = call(link, owner, account);
-    let name = meta.name.as_deref().unwrap_or_default();
-    let version = meta.resource_version.as_deref().unwrap_or_default();
-    match call.change_account(name, version, &pulls, &kept).await {
-        Ok(_) | Err(Refusal::NotFound(_)) => Ok(()),
-        Err(refusal) => Err(refusal),
-    }
+    Err(Refusal::Conflict("a service account is changed all the time".to_owned()))
 }
 
 /// Removes a Secret if we made it. Says whether we did.
@@ -218,8 +280,13 @@ async fn accounts(
     Ok(listed.await?.items.into_iter().map(Item::from).collect())
 }
 
-/// For so long no replica works after a `logout`: until it is uninstalled.
-const LOGGED_OUT_FOR: std::time::Duration = std::time::Duration::from_mins(10);
+/// For so long no replica works while everything is removed.
+const WHILE_LOGGING_OUT: Duration = Duration::from_mins(10);
+
+/// For so long none works afterwards: until it is uninstalled, or goes by other settings.
+const AFTER_LOGGING_OUT: Duration = Duration::from_mins(1);
+
+const MOST_TRIES: u32 = 20;
 
 /// How long a list may take: it is not read in parts.
-const LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(1);

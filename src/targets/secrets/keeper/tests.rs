@@ -528,7 +528,7 @@ async fn a_secret_that_is_too_large_is_not_written_and_its_size_is_told() {
     assert!(bench.writes().is_empty());
     let failing = bench.failing().unwrap();
     assert!(failing.starts_with("the credentials take 1"), "{failing}");
-    assert!(failing.ends_with(" KiB, and a Secret has room for 1024 KiB"), "{failing}");
+    assert!(failing.ends_with(" a Secret has room for 1024 KiB and 240 KiB"), "{failing}");
     bench.publish_one(&names[0], "one");
     bench.pass(SECOND).await;
     assert!(bench.has("n00", &names[0], "one"));

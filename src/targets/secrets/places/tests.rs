@@ -70,7 +70,8 @@ fn ours(namespace: &str, uid: &str, text: &str, is_whole: bool) -> Item {
 fn account(namespace: &str, name: &str, version: &str, pulls: &[&str], note: &str) -> Item {
     let mut value = json!({ "name": name, "namespace": namespace, "resourceVersion": version });
     if !note.is_empty() {
-        value["annotations"] = json!({ NOTE: note });
+        let entries: Vec<_> = note.split(',').map(|name| format!("us/{name}")).collect();
+        value["annotations"] = json!({ NOTE: entries.join(",") });
     }
     Item { meta: meta(value), pulls: pulls.iter().map(|pull| (*pull).to_owned()).collect() }
 }
@@ -339,7 +340,7 @@ fn a_service_account_gets_the_name_once_the_secret_is_there() {
         name: "default".into(),
         version: "1".into(),
         pulls: vec!["theirs".to_owned(), "pull".to_owned()],
-        ours: ["pull".to_owned()].into(),
+        notes: Notes::default().with("us", "pull"),
     };
     assert_eq!(bench.task(), Some(("a".to_owned(), task)));
     let joined = account("a", "default", "2", &["theirs", "pull"], "pull");
@@ -378,7 +379,7 @@ fn a_service_account_loses_the_name_before_the_secret_goes_and_others_keep_their
         name: "default".into(),
         version: version.into(),
         pulls: vec!["one".to_owned(), "two".to_owned()],
-        ours: ["other".to_owned()].into(),
+        notes: Notes::default().with("us", "other"),
     };
     assert_eq!(bench.task(), Some(("a".to_owned(), leave("1"))));
     // Somebody has changed it meanwhile: it is read again.
@@ -577,7 +578,10 @@ fn found_is_the_earliest_end_over_all_namespaces() {
     bench.places.secret_is(&ours("a", "uid", "", true));
     assert!(bench.summary().found.is_empty());
     bench.places.secret_is(&ours("a", "uid", &old, true));
-    assert_eq!(bench.places.newest().map(|(name, _)| name), Some("b"));
+    assert!(matches!(bench.places.agreed(), Agreed::Not), "one says this, the other that");
+    bench.places.secret_is(&ours("c", "uid", &bench.text(), true));
+    let Agreed::On(stamp, _) = bench.places.agreed() else { panic!("most say the same") };
+    assert_eq!(stamp.text, bench.text());
 }
 
 #[test]
@@ -905,7 +909,7 @@ impl Model {
                     Ok(Done::Removed)
                 }
             },
-            Task::Account { version, pulls, ours, .. } => {
+            Task::Account { version, pulls, notes, .. } => {
                 let Some(account) = self.accounts.get_mut(name) else {
                     return Err(Refusal::NotFound("no such account".to_owned()));
                 };
@@ -914,7 +918,7 @@ impl Model {
                 }
                 account.version = serial;
                 account.pulls.clone_from(pulls);
-                account.note = ours.iter().cloned().collect::<Vec<_>>().join(",");
+                account.note = notes.of("us").collect::<Vec<_>>().join(",");
                 if account.is_selected {
                     let news = News::Account(self.account(name));
                     self.news[2].push_back(news);
