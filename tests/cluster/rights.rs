@@ -235,3 +235,23 @@ async fn a_named_namespace_that_goes_with_its_role_holds_up_no_other() -> Result
     assert!(stage.secret(&stays).await?.is_none());
     stage.end(None).await
 }
+
+#[tokio::test]
+async fn whoever_may_not_look_at_service_accounts_keeps_the_secrets_fresh() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let namespace = stage.namespace("one").await?;
+    let name = stage.name();
+    let rules: [Rule<'_>; 2] =
+        [("list watch", "namespaces", None, None), (OF_SECRETS, "secrets", None, Some(&name))];
+    stage.allow(&namespace, &rules).await?;
+    let accounts = format!("{}\nservice_accounts = [\"default\"]", stage.selected());
+    stage.settings_of_ecr("", &accounts)?;
+    let daemon = stage.machine.daemon().await?;
+    stage.served(&namespace).await?;
+    let report = daemon.wait_for(|report| report.checks.secrets[0].last_error.is_some()).await?;
+    let error = report.checks.secrets[0].last_error.as_ref().context("no error")?;
+    assert_eq!(error.kind, "cluster_denied");
+    ensure!(error.message.contains("serviceaccounts"), "{}", error.message);
+    stage.unbind(&rules).await?;
+    stage.end(Some(daemon)).await
+}

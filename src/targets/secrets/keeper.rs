@@ -198,7 +198,9 @@ impl Keeper {
                     self.sights.clear();
                 }
                 Err(refusal) => {
-                    let is_all = kind.namespace().is_none() || refusal.is_of_the_cluster();
+                    let is_for_all =
+                        kind.namespace().is_none() && !matches!(kind, Kind::Accounts { .. });
+                    let is_all = is_for_all || refusal.is_of_the_cluster();
                     self.blind(kind, refusal);
                     if is_all {
                         break;
@@ -219,7 +221,8 @@ impl Keeper {
         }
         self.told_last = None;
         self.tell();
-        !self.places.has_faults() && self.trouble.is_none() && self.sees_all()
+        let summary = self.places.summary(self.clock.now());
+        self.sees_all() && self.failing(&summary).is_none()
     }
 
     async fn look_once(&mut self, kind: Kind) -> Result<(), Refusal> {
@@ -287,23 +290,25 @@ impl Keeper {
         let namespace = kind.namespace().map(str::to_owned);
         let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (true, None);
-        self.open_or_close(&namespace);
+        self.open_or_close(namespace.as_deref());
     }
 
     fn blind(&mut self, kind: Kind, refusal: Refusal) {
         let namespace = kind.namespace().map(str::to_owned);
         let sight = self.sights.entry(kind).or_insert(Sight::new(None));
         (sight.is_seeing, sight.blind) = (false, Some(refusal));
-        self.open_or_close(&namespace);
+        self.open_or_close(namespace.as_deref());
     }
 
     /// A namespace that nobody can look into holds up no other: with it, its Role has gone.
-    fn open_or_close(&mut self, namespace: &Option<String>) {
+    fn open_or_close(&mut self, namespace: Option<&str>) {
         let Some(namespace) = namespace else { return };
         let mut sights = self.sights.iter();
         let closed = sights.find_map(|(kind, sight)| {
             let is_of_it = kind.namespace() == Some(namespace);
-            sight.blind.clone().filter(|refusal| is_of_it && !refusal.is_of_the_cluster())
+            let is_secrets = matches!(kind, Kind::Secrets { .. });
+            let refusal = sight.blind.as_ref().filter(|_| is_of_it && is_secrets);
+            refusal.filter(|refusal| !refusal.is_of_the_cluster()).cloned()
         });
         match closed {
             Some(refusal) => self.places.close(namespace, &refusal),
@@ -311,11 +316,19 @@ impl Keeper {
         }
     }
 
-    /// Whether all is seen that can be.
+    /// Whether all is seen that can be. Who may not look at service accounts keeps the Secrets fresh
+    /// all the same.
     fn sees_all(&self) -> bool {
+        let is_refused = |sight: &Sight| {
+            sight.blind.as_ref().is_some_and(|refusal| !refusal.is_of_the_cluster())
+        };
         let mut sights = self.sights.iter();
         !self.sights.is_empty()
-            && sights.all(|(kind, sight)| sight.is_seeing || is_closed(kind, sight))
+            && sights.all(|(kind, sight)| {
+                let can_do_without =
+                    kind.namespace().is_some() || matches!(kind, Kind::Accounts { .. });
+                sight.is_seeing || can_do_without && is_refused(sight)
+            })
     }
 
     /// Whether each named namespace can be looked at by itself instead.
@@ -626,8 +639,13 @@ impl Keeper {
     /// What is wrong, the worst of it.
     fn failing(&self, summary: &Summary) -> Option<(trouble::Kind, String)> {
         let of = |refusal: &Refusal| (refusal.kind(), refusal.to_string());
-        let open = self.sights.iter().filter(|(kind, sight)| !is_closed(kind, sight));
-        let blind = open.filter_map(|(_, sight)| sight.blind.as_ref()).map(of).next();
+        // Of a namespace that nobody can look into, its place tells.
+        let is_told = |kind: &Kind, refusal: &Refusal| {
+            matches!(kind, Kind::Secrets { namespace: Some(_), .. }) && !refusal.is_of_the_cluster()
+        };
+        let blind = self.sights.iter().find_map(|(kind, sight)| {
+            sight.blind.as_ref().filter(|refusal| !is_told(kind, refusal)).map(of)
+        });
         let whole = self.trouble.as_ref().map(|(refusal, _)| of(refusal));
         let too_large = || {
             let content = self.places.content.as_ref();
@@ -693,12 +711,6 @@ impl Keeper {
             warn!(target_secret = %self.name, %kind, detail, "readers pass by the credentials");
         }
     }
-}
-
-/// Whether it is about one namespace, into which nobody can look.
-fn is_closed(kind: &Kind, sight: &Sight) -> bool {
-    let is_of_it = |refusal: &Refusal| !refusal.is_of_the_cluster();
-    kind.namespace().is_some() && sight.blind.as_ref().is_some_and(is_of_it)
 }
 
 /// Some namespaces by name, and how many there are.
