@@ -473,7 +473,7 @@ fn secrets(report: &Report, at: &Moment<'_>) -> String {
             }
             (None, false) => "This replica stands by; nobody has the lease".to_owned(),
         };
-        format!("<p class=\"quiet\">{words} ({}).</p>", escape(&election.component_id))
+        format!("<p class=\"concerned\">{words} ({}).</p>", escape(&election.component_id))
     });
     format!(
         "<section id=\"section-secrets\" aria-labelledby=\"secrets\"><h2 id=\"secrets\">Image pull \

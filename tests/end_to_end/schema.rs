@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use freshcreds::status::{
-    Checks, CredentialReport, HookReport, QuarterReport, Report, SettingsReport, TargetReport,
-    Trouble, Verdict,
+    Checks, CredentialReport, ElectionReport, HookReport, NamespacesReport, QuarterReport, Report,
+    SettingsReport, TargetReport, Trouble, Verdict,
 };
 use freshcreds::trouble::Kind;
 use serde_json::{Value, json};
@@ -320,6 +320,37 @@ fn all_set() -> Report {
     let fresh =
         HookReport { status: Verdict::Pass, last_run: None, last_error: None, ..hook.clone() };
     report.checks.hooks = vec![hook, fresh];
+    report.checks.targets[0].namespaces = Some(NamespacesReport {
+        wanted: 9,
+        fresh: 5,
+        older: 1,
+        missing: 2,
+        foreign: 1,
+        failing: 2,
+    });
+    let secret = TargetReport {
+        component_id: "secret/freshcreds".to_owned(),
+        reader: "kubelet".to_owned(),
+        ..report.checks.targets[0].clone()
+    };
+    report.checks.secrets = vec![secret];
+    let leading = ElectionReport {
+        component_id: "freshcreds/freshcreds".to_owned(),
+        component_type: "election".to_owned(),
+        status: Verdict::Warn,
+        leading: false,
+        holder: Some("replica-1".to_owned()),
+        since: Some(time()),
+        last_error: Some(trouble(Some(time()))),
+    };
+    let alone = ElectionReport {
+        status: Verdict::Pass,
+        holder: None,
+        since: None,
+        last_error: None,
+        ..leading.clone()
+    };
+    report.checks.elections = vec![leading, alone];
     report.checks.settings = vec![SettingsReport {
         component_type: "settings".to_owned(),
         status: Verdict::Warn,

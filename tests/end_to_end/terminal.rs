@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::cloud::{Cloud, Options};
-use crate::machine::{Daemon, LIMIT, Machine, PROGRAM, ended_with, pause, run};
+use crate::machine::{Daemon, LIMIT, Machine, PROGRAM, ended_with, now, pause, run};
 
 #[tokio::test]
 async fn the_table_fits_a_terminal_of_any_width() -> Result<()> {
@@ -270,13 +270,20 @@ impl<'a> Terminal<'a> {
         Ok(screen)
     }
 
-    /// No line goes on in the next one.
+    /// No line goes on in the next one, once what the terminal itself has broken is drawn anew.
     async fn nothing_is_broken(&self) -> Result<()> {
         let lines = |text: String| text.lines().map(|line| line.trim_end().to_owned()).collect();
-        let shown: Vec<String> = lines(self.tmux(&["capture-pane", "-p"]).await?);
-        let joined: Vec<String> = lines(self.tmux(&["capture-pane", "-p", "-J"]).await?);
-        ensure!(shown == joined, "{}\nis not\n{}", shown.join("\n"), joined.join("\n"));
-        Ok(())
+        let started = now();
+        loop {
+            let shown: Vec<String> = lines(self.tmux(&["capture-pane", "-p"]).await?);
+            let joined: Vec<String> = lines(self.tmux(&["capture-pane", "-p", "-J"]).await?);
+            if shown == joined {
+                return Ok(());
+            }
+            let is_late = now().duration_since(started)? > Duration::from_secs(2);
+            ensure!(!is_late, "{}\nis not\n{}", shown.join("\n"), joined.join("\n"));
+            pause(Duration::from_millis(50)).await;
+        }
     }
 
     async fn is_watching(&self) -> Result<()> {
