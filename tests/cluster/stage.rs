@@ -27,6 +27,9 @@ pub(crate) struct Stage {
     /// In every name of this test's.
     pub(crate) mark: String,
     kubeconfig: PathBuf,
+    /// Whether somebody makes the service account `default` of each namespace; beside an API server
+    /// by itself, nobody does.
+    has_controllers: bool,
     made: Mutex<Vec<String>>,
 }
 
@@ -50,8 +53,10 @@ impl Stage {
         };
         let client = client(&kubeconfig).await?;
         let mark = format!("{:08x}", fastrand::u32(..));
+        let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
+        let has_controllers = stand_in.is_some() || accounts.get_opt("default").await?.is_some();
         let made = Mutex::default();
-        Ok(Self { machine, cloud, stand_in, client, mark, kubeconfig, made })
+        Ok(Self { machine, cloud, stand_in, client, mark, kubeconfig, has_controllers, made })
     }
 
     /// With faults, which only the stand-in has.
@@ -135,6 +140,11 @@ impl Stage {
         };
         let namespace = Namespace { metadata, ..Namespace::default() };
         Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
+        if !self.has_controllers {
+            let metadata = ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() };
+            let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+            self.accounts(&name).create(&PostParams::default(), &account).await?;
+        }
         Ok(name)
     }
 
