@@ -114,8 +114,11 @@ impl Clocked {
         Ok(Self { machine, daemon, cloud })
     }
 
+    /// By a rename: of a file that is half written, the clock would be read as half set.
     fn set(&self, offset: &str) -> Result<()> {
-        put(&self.machine.home().join("offset"), offset)
+        let new = self.machine.home().join("offset.new");
+        put(&new, offset)?;
+        Ok(std::fs::rename(new, self.machine.home().join("offset"))?)
     }
 }
 
