@@ -25,6 +25,7 @@ mod places;
 mod points;
 pub mod replace;
 pub mod secrets;
+mod tug;
 mod turn;
 mod watch;
 
@@ -42,6 +43,7 @@ pub use self::helper::{Action, HelperError};
 use self::memory::{Memory, MemoryError, Remembered, Traces};
 use self::obstacles::{Obstacle, Reader};
 use self::replace::Attributes;
+use self::tug::Tug;
 pub use self::turn::TargetError;
 use self::turn::{Look, Outcome, Work};
 use self::watch::{Spot, Watch};
@@ -618,35 +620,6 @@ struct Stored {
     expires: SystemTime,
     /// When it was last found there, by the monotonic clock.
     verified: Duration,
-}
-
-/// Another program that takes away what is put back.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tug {
-    times: u32,
-    last: Option<SystemTime>,
-    /// Nothing is put back before then.
-    until: Option<SystemTime>,
-}
-
-impl Tug {
-    /// Counts one more, and says how long to wait before the next.
-    fn pulled(&mut self, now: SystemTime) -> Duration {
-        if self.is_over(now) {
-            self.times = 0;
-        }
-        self.times = self.times.saturating_add(1);
-        self.last = Some(now);
-        let pause = schedule::after_overwrite(self.times);
-        self.until = (!pause.is_zero()).then(|| now + pause);
-        pause
-    }
-
-    /// Whether nobody has pulled for long enough.
-    fn is_over(&self, now: SystemTime) -> bool {
-        let pause = schedule::after_overwrite(self.times);
-        self.last.is_none_or(|last| now >= last + pause + schedule::TUG_ENDS)
-    }
 }
 
 /// What came of a turn.

@@ -205,14 +205,7 @@ fn report(credentials: Vec<CredentialReport>, targets: Vec<TargetReport>) -> Rep
         time: show(NOW),
         started: ago(17 * HOUR + 20 * MINUTE),
         output: Vec::new(),
-        checks: Checks {
-            credentials,
-            targets,
-            secrets: Vec::new(),
-            elections: Vec::new(),
-            hooks: Vec::new(),
-            settings: Vec::new(),
-        },
+        checks: Checks { credentials, targets, ..Checks::default() },
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 /// The parts of a [`Report`].
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Checks {
     /// By host.
     #[serde(rename = "registry:credential")]

@@ -78,14 +78,7 @@ fn report(credentials: Vec<CredentialReport>, targets: Vec<TargetReport>) -> Rep
         time: at(3 * 3600),
         started: at(0),
         output: Vec::new(),
-        checks: Checks {
-            credentials,
-            targets,
-            secrets: Vec::new(),
-            elections: Vec::new(),
-            hooks: Vec::new(),
-            settings: Vec::new(),
-        },
+        checks: Checks { credentials, targets, ..Checks::default() },
     }
 }
 

@@ -252,14 +252,7 @@ fn at_start() -> Report {
         time: time(),
         started: time(),
         output: vec!["gcr.io: there is no credential yet".to_owned()],
-        checks: Checks {
-            credentials,
-            targets,
-            secrets: Vec::new(),
-            elections: Vec::new(),
-            hooks: Vec::new(),
-            settings: Vec::new(),
-        },
+        checks: Checks { credentials, targets, ..Checks::default() },
     }
 }
 

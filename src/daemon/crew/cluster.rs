@@ -46,11 +46,7 @@ impl Cluster {
 
 /// The loop of one Secret.
 struct Kept {
-    options: Options,
-    owner: String,
-    link: Arc<Link>,
-    is_leading: bool,
-    remove_expired: bool,
+    work: Work,
     /// Nothing is written any more, not even at the end.
     abandon: CancellationToken,
     task: Task,
@@ -58,18 +54,33 @@ struct Kept {
 
 impl Kept {
     fn is_for(&self, settings: &Settings, link: &Arc<Link>, is_leading: bool) -> bool {
-        settings.secrets.contains(&self.options)
-            && self.owner == settings.cluster.owner
-            && self.is_leading == is_leading
-            && self.remove_expired == settings.shared.remove_expired
-            && Arc::ptr_eq(&self.link, link)
+        let Work { options, owner, link: before, is_leading: was_leading, remove_expired } =
+            &self.work;
+        settings.secrets.contains(options)
+            && *owner == settings.cluster.owner
+            && *was_leading == is_leading
+            && *remove_expired == settings.shared.remove_expired
+            && Arc::ptr_eq(before, link)
+    }
+}
+
+/// What one of the loops is to do.
+fn work(settings: &Settings, options: &Options, link: &Arc<Link>, is_leading: bool) -> Work {
+    Work {
+        options: options.clone(),
+        owner: settings.cluster.owner.clone(),
+        link: Arc::clone(link),
+        is_leading,
+        remove_expired: settings.shared.remove_expired,
     }
 }
 
 impl Crew {
     /// A way to the cluster that calls are counted on.
     pub(super) fn link(&self, access: &Access) -> Arc<Link> {
-        link(access, &self.clock, &self.status)
+        let status = Arc::clone(&self.status);
+        let count = move |method: &str, outcome: &str| status.metrics.called(method, outcome);
+        Link::new(access.clone(), self.clock.clone(), Arc::new(count))
     }
 
     /// Starts and ends the loops of Secrets as the settings ask for. Gives what is known of the
@@ -93,7 +104,8 @@ impl Crew {
                 self.cluster.keepers.push(kept);
                 continue;
             }
-            let Kept { options, owner, link: before, is_leading, abandon, task, .. } = kept;
+            let Kept { work, abandon, task } = kept;
+            let Work { options, owner, link: before, is_leading, .. } = work;
             if !is_working {
                 // Another replica may have begun.
                 abandon.cancel();
@@ -121,29 +133,15 @@ impl Crew {
         }
         let mut recalled = recalled.into_iter();
         for options in &settings.secrets {
-            if self.cluster.keepers.iter().any(|kept| kept.options == *options) {
+            if self.cluster.keepers.iter().any(|kept| kept.work.options == *options) {
                 continue;
             }
-            let work = Work {
-                options: options.clone(),
-                owner: settings.cluster.owner.clone(),
-                link: Arc::clone(&link),
-                is_leading: is_working,
-                remove_expired: settings.shared.remove_expired,
-            };
-            let keeper = self.keeper(work).carrying(recalled.next().flatten());
+            let work = work(settings, options, &link, is_working);
+            let keeper = self.keeper(work.clone()).carrying(recalled.next().flatten());
             let abandon = self.cluster.term.child_token();
             let given_up = abandon.clone();
             let task = self.spawn(&self.stop_keeping, |stop| keeper.run(stop, given_up));
-            self.cluster.keepers.push(Kept {
-                options: options.clone(),
-                owner: settings.cluster.owner.clone(),
-                link: Arc::clone(&link),
-                is_leading: is_working,
-                remove_expired: settings.shared.remove_expired,
-                abandon,
-                task,
-            });
+            self.cluster.keepers.push(Kept { work, abandon, task });
         }
         if is_working {
             let sweeping = tokio::spawn(sweep(Sweep {
@@ -163,7 +161,7 @@ impl Crew {
         let until = self.clock.now() + RECALL_LIMIT;
         let mut all = Vec::new();
         for options in &settings.secrets {
-            if self.cluster.keepers.iter().any(|kept| kept.options == *options) {
+            if self.cluster.keepers.iter().any(|kept| kept.work.options == *options) {
                 continue;
             }
             let recalling = secrets::recall(link, options, &settings.cluster.owner, &self.clock);
@@ -208,18 +206,8 @@ impl Crew {
     /// The parts of a single pass.
     pub(in crate::daemon) fn keepers_once(&mut self, settings: &Settings) -> Vec<Keeper> {
         let link = self.link(&settings.cluster.access);
-        let mut keepers = Vec::new();
-        for options in &settings.secrets {
-            let work = Work {
-                options: options.clone(),
-                owner: settings.cluster.owner.clone(),
-                link: Arc::clone(&link),
-                is_leading: true,
-                remove_expired: settings.shared.remove_expired,
-            };
-            keepers.push(self.keeper(work));
-        }
-        keepers
+        let secrets = settings.secrets.iter();
+        secrets.map(|options| self.keeper(work(settings, options, &link, true))).collect()
     }
 
     pub(super) async fn end_cluster(&mut self) {
@@ -345,13 +333,6 @@ async fn sweep(sweep: Sweep) {
         tell(secrets::sweep_named(&link, &owner, &options).await);
     }
     tell(secrets::sweep(&link, &owner, &kept).await);
-}
-
-/// A way to a cluster that calls are counted on.
-fn link(access: &Access, clock: &crate::clock::Clock, status: &Arc<Status>) -> Arc<Link> {
-    let counted = Arc::clone(status);
-    let count = move |method: &str, outcome: &str| counted.metrics.called(method, outcome);
-    Link::new(access.clone(), clock.clone(), Arc::new(count))
 }
 
 /// What this replica is called: in a pod its host is its pod, and a pod can be started anew.

@@ -59,8 +59,7 @@ impl Call {
             let secrets = Api::<Secret>::namespaced(client, &self.namespace);
             secrets.patch_metadata(&self.name, &parameters, &body).await
         });
-        let meta = applied.await?.metadata;
-        Ok(Done::Secret(Item { meta, pulls: Vec::new() }))
+        Ok(Done::Secret(Item::of(applied.await?.metadata)))
     }
 
     pub(super) async fn remove(&self, uid: &str) -> Result<Done, Refusal> {

@@ -25,6 +25,7 @@ use crate::status::{Failing, InTheWay, Status, TargetName};
 use crate::trouble;
 
 /// What one keeper is to do, and with whom.
+#[derive(Clone)]
 pub struct Work {
     /// What the settings say.
     pub options: Options,

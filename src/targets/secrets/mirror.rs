@@ -51,6 +51,13 @@ pub(super) struct Item {
     pub(super) pulls: Vec<String>,
 }
 
+impl Item {
+    /// One that is no service account.
+    pub(super) fn of(meta: ObjectMeta) -> Self {
+        Self { meta, pulls: Vec::new() }
+    }
+}
+
 /// Where it is.
 pub(super) type Key = (Box<str>, Box<str>);
 
@@ -287,17 +294,16 @@ impl Kind {
             continue_token: from,
             ..ListParams::default()
         };
-        let bare = |meta| Item { meta, pulls: Vec::new() };
         Ok(match self {
             Self::Namespaces(_) => {
                 let list = Api::<Namespace>::all(client).list_metadata(&parameters).await?;
-                let items = list.items.into_iter().map(|one| bare(one.metadata));
+                let items = list.items.into_iter().map(|one| Item::of(one.metadata));
                 Page { items: items.collect(), meta: list.metadata }
             }
             Self::Secrets { namespace, .. } => {
                 let secrets: Api<Secret> = scoped(client, namespace.as_deref());
                 let list = secrets.list_metadata(&parameters).await?;
-                let items = list.items.into_iter().map(|one| bare(one.metadata));
+                let items = list.items.into_iter().map(|one| Item::of(one.metadata));
                 Page { items: items.collect(), meta: list.metadata }
             }
             Self::Accounts { namespace, .. } => {
@@ -317,17 +323,16 @@ impl Kind {
             timeout: u32::try_from(WATCH_LASTS.as_secs()).ok(),
             ..WatchParams::default()
         };
-        let bare = |meta| Item { meta, pulls: Vec::new() };
         Ok(match self {
             Self::Namespaces(_) => {
                 let namespaces = Api::<Namespace>::all(client);
                 let events = namespaces.watch_metadata(&parameters, from).await?;
-                events.map_ok(move |event| map(event, |one| bare(one.metadata))).boxed()
+                events.map_ok(|event| map(event, |one| Item::of(one.metadata))).boxed()
             }
             Self::Secrets { namespace, .. } => {
                 let secrets: Api<Secret> = scoped(client, namespace.as_deref());
                 let events = secrets.watch_metadata(&parameters, from).await?;
-                events.map_ok(move |event| map(event, |one| bare(one.metadata))).boxed()
+                events.map_ok(|event| map(event, |one| Item::of(one.metadata))).boxed()
             }
             Self::Accounts { namespace, .. } => {
                 let accounts: Api<ServiceAccount> = scoped(client, namespace.as_deref());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::super::tug::Tug;
 use super::content::{Content, Stamp, Whose, whose};
 use super::mirror::{Item, Key};
 use super::notes::{NOTE, Notes};
@@ -68,8 +69,8 @@ struct Place {
     written: Option<Arc<Stamp>>,
     /// How often in a row it failed there.
     failures: u32,
-    /// How often somebody has changed it lately, and when last.
-    tug: (u32, Option<SystemTime>),
+    /// Somebody who changes it.
+    tug: Tug,
 }
 
 /// What is known about a Secret.
@@ -192,7 +193,7 @@ impl Places {
             closed: None,
             written: None,
             failures: 0,
-            tug: (0, None),
+            tug: Tug::default(),
         })
     }
 
@@ -514,13 +515,7 @@ impl Places {
         (place.is_tried, place.fault, place.failures, place.not_before) = (true, None, 0, None);
         if is_repair {
             // Who changes it all the time is not raced with.
-            let (times, last) = place.tug;
-            // The pause that is made because of it does not end it.
-            let end = schedule::after_overwrite(times) + schedule::TUG_ENDS;
-            let is_over = last.is_none_or(|last| now >= last + end);
-            let times = if is_over { 1 } else { times.saturating_add(1) };
-            place.tug = (times, Some(now));
-            let pause = schedule::after_overwrite(times);
+            let pause = place.tug.pulled(now);
             if !pause.is_zero() {
                 let message = "another program changes it again and again".to_owned();
                 let kind = trouble::Kind::TugOfWar;

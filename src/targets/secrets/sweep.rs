@@ -264,8 +264,7 @@ async fn secrets(
         let secrets: Api<Secret> = super::mirror::scoped(client, namespace);
         secrets.list_metadata(parameters).await
     });
-    let items = listed.await?.items.into_iter();
-    Ok(items.map(|one| Item { meta: one.metadata, pulls: Vec::new() }).collect())
+    Ok(listed.await?.items.into_iter().map(|one| Item::of(one.metadata)).collect())
 }
 
 async fn accounts(
